@@ -1,0 +1,43 @@
+"""Knowledge distillation as a Hugging Face `Trainer` extension.
+
+Two import lines turn a stock script into a distillation script:
+
+    from hf_kd import DistillationTrainer as Trainer
+    from hf_kd import DistillationArguments as TrainingArguments
+
+Names load on first use, so that `import hf_kd` imports neither torch nor the Trainer.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .arguments import DistillationArguments as DistillationArguments
+    from .recipes import RECIPES as RECIPES
+    from .students import cut_student as cut_student
+    from .teachers import load_teacher as load_teacher
+    from .trainer import DistillationTrainer as DistillationTrainer
+
+__version__ = "0.1.0.dev0"
+
+_HOME = {
+    "DistillationArguments": "arguments",
+    "DistillationTrainer": "trainer",
+    "RECIPES": "recipes",
+    "cut_student": "students",
+    "load_teacher": "teachers",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

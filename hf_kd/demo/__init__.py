@@ -1,0 +1,1 @@
+"""The demo: train a small multilingual teacher, distil it, measure what came of it."""

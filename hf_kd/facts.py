@@ -1,0 +1,156 @@
+"""The facts of a run, gathered from the trainer: what the card is made of.
+
+No local path, no user name and no secret enters a fact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import __version__
+from .architecture import head_of, text_config, unwrap_peft
+from .records import RunFacts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .distillation import Distillation
+    from .trainer import DistillationTrainer
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_LIBRARIES = ("transformers", "torch", "datasets", "tokenizers", "peft")
+
+_TASKS = {
+    "masked_lm": "fill-mask",
+    "causal_lm": "text-generation",
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+}
+
+
+def gather(
+    trainer: DistillationTrainer,
+    distillation: Distillation,
+    language: str | list[str] | None = None,
+    license: str | None = None,
+    tags: str | list[str] | None = None,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    tasks: str | list[str] | None = None,
+    dataset_tags: str | list[str] | None = None,
+    dataset: str | list[str] | None = None,
+    dataset_args: str | list[str] | None = None,
+) -> RunFacts:
+    """Gather what a card says about a run.
+
+    The arguments after the first two are those of `Trainer.create_model_card`. `finetuned_from` is
+    not believed: scripts pass local paths there, while the models know the repository and commit
+    that they were loaded from.
+    """
+    student = unwrap_peft(trainer.accelerator.unwrap_model(trainer.model))
+    head = head_of(student) or "unknown"
+    # A cut student starts from the teacher; any other from the checkpoint that it was loaded from.
+    origin = distillation.teacher if trainer.student_plan is not None else student
+    return RunFacts(
+        model_name=model_name or Path(trainer.args.output_dir).absolute().name,
+        student=describe(student) | {"head": head, "base_model": hub_id_of(origin)},
+        teacher=describe(distillation.teacher)
+        | {"hub_id": hub_id_of(distillation.teacher), "revision": _revision(distillation.teacher)},
+        plan=trainer.student_plan,
+        objective=distillation.objective,
+        layer_pairs={term: tuple(map(str, pairs)) for term, pairs in distillation.pairs.items() if pairs},
+        training=_training(trainer),
+        results=_results(trainer.state.log_history),
+        history=tuple(dict(entry) for entry in trainer.state.log_history),
+        languages=_strings(language),
+        licence=license,
+        datasets=tuple(name for name in _strings(dataset_tags) or _strings(dataset) if hub_id(name)),
+        tasks=_strings(tasks) or ((_TASKS[head],) if head in _TASKS else ()),
+        tags=_strings(tags),
+        versions={"hf-kd": __version__} | {name: version(name) for name in _LIBRARIES},
+        peft=student is not trainer.accelerator.unwrap_model(trainer.model),
+    )
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Class, sizes and parameter counts of a model. Parameters are counted once where tied."""
+    model = unwrap_peft(model)
+    config = text_config(model)
+    embeddings = model.get_input_embeddings()
+    return {
+        "class": type(model).__name__,
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "heads": getattr(config, "num_attention_heads", None),
+        "vocabulary": config.vocab_size,
+        "parameters": sum(parameter.numel() for parameter in _own_parameters(model)),
+        "embedding_parameters": sum(parameter.numel() for parameter in embeddings.parameters()),
+    }
+
+
+def name_of(model: nn.Module) -> str | None:
+    """The Hub id or folder that a model was loaded from, or None."""
+    return getattr(unwrap_peft(model), "name_or_path", None) or None
+
+
+def _revision(model: nn.Module) -> str | None:
+    """The commit that a model was loaded from, or None if it came from no repository."""
+    return getattr(unwrap_peft(model).config, "_commit_hash", None)
+
+
+def hub_id_of(model: nn.Module) -> str | None:
+    """The Hub id that a model was loaded from; None if it came from a folder, which is never published."""
+    return hub_id(name_of(model)) if _revision(model) is not None else None
+
+
+def hub_id(name: str | None) -> str | None:
+    """The name if it has the form of a Hub id and is no local path, else None."""
+    if not name or not _HUB_ID.fullmatch(name) or Path(name).exists():
+        return None
+    return name
+
+
+def _own_parameters(model: nn.Module) -> Iterable[torch.Tensor]:
+    return (parameter for name, parameter in model.named_parameters() if not name.startswith("kd_projections."))
+
+
+def _training(trainer: DistillationTrainer) -> dict[str, Any]:
+    args, state = trainer.args, trainer.state
+    runtime = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    return {
+        "steps": state.global_step,
+        "epochs": round(state.epoch, 2) if state.epoch is not None else None,
+        "rows a step": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "accumulated batches": args.gradient_accumulation_steps,
+        "processes": args.world_size,
+        "learning rate": args.learning_rate,
+        "schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "optimizer": str(getattr(args.optim, "value", args.optim)),
+        "weight decay": args.weight_decay,
+        "precision": "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "float32",
+        "seed": args.seed,
+        "device": torch.cuda.get_device_name() if args.device.type == "cuda" else str(args.device.type),
+        "run time, seconds": round(runtime[-1], 1) if runtime else None,
+    }
+
+
+def _results(history: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The last evaluation's metrics, without its speed."""
+    speeds = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
+    results: dict[str, float] = {}
+    for entry in history:
+        found = {name: value for name, value in entry.items() if name.startswith("eval_")}
+        if found:
+            results = {name: value for name, value in found.items() if not name.endswith(speeds)}
+    return results
+
+
+def _strings(value: str | list[str] | None) -> tuple[str, ...]:
+    return () if value is None else (value,) if isinstance(value, str) else tuple(value)
