@@ -106,6 +106,8 @@ if __name__ == "__main__":  # one process of several: `torchrun tests/runs.py OU
     import json
     import sys
 
+    from accelerate import PartialState
+
     torch.set_num_threads(1)
     folder, names, batch, accumulate = sys.argv[1:5]
     report = {}
@@ -115,3 +117,4 @@ if __name__ == "__main__":  # one process of several: `torchrun tests/runs.py OU
         report[name] = {"steps": steps(trainer), "weights": weights(trainer), "eval_loss": metrics["eval_loss"]}
     with open(f"{folder}/rank{trainer.args.process_index}.json", "w") as file:
         json.dump(report, file)
+    PartialState().destroy_process_group()  # gloo's threads, left to the interpreter's exit, abort it now and then
