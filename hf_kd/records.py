@@ -6,8 +6,8 @@ Axes: B rows, N tokens, S selected positions, V vocabulary or classes, D width, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,6 +163,60 @@ class StudentPlan:
 
 
 @dataclass(frozen=True)
+class TrimPlan:
+    """Which tokens of a vocabulary are kept, and why. A token's new id is its place in `kept_ids`.
+
+    Attributes:
+        kept_ids: old ids, ascending.
+        source_size: tokens of the untrimmed tokenizer.
+        algorithm: the tokenizer's model: BPE, Unigram or WordPiece.
+        reasons: number of kept tokens by the first reason that kept them; they sum to `size`.
+        coverage: share of the corpus' token occurrences that is kept, 0 to 1, as the languages were weighted.
+        language_coverage: the same share of each language's own occurrences.
+        asked: the arguments that the plan answers.
+        fingerprint: SHA-256 of the untrimmed vocabulary, in hexadecimal.
+        model_rows: rows of the model's embedding, padding rows included; None where no model was named.
+    """
+
+    kept_ids: tuple[int, ...]
+    source_size: int
+    algorithm: str
+    reasons: Mapping[str, int]
+    coverage: float
+    language_coverage: Mapping[str, float]
+    asked: Mapping[str, Any]
+    fingerprint: str
+    model_rows: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of kept tokens."""
+        return len(self.kept_ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values, ready for JSON."""
+        return asdict(self) | {"kept_ids": list(self.kept_ids)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrimPlan:
+        """Read a plan that `to_dict` wrote.
+
+        Raises:
+            ValueError: a field is missing or unknown, or the ids are not ascending.
+        """
+        names = {entry.name for entry in fields(cls)}
+        if set(values) != names:
+            raise ValueError(
+                f"The trim plan has unknown fields ({_list(set(values) - names)}) or lacks some "
+                f"({_list(names - set(values))}). Read a plan that this version's `TrimPlan.to_dict` wrote."
+            )
+        kept = tuple(int(token_id) for token_id in values["kept_ids"])
+        if not kept or kept[0] < 0 or any(later <= earlier for earlier, later in zip(kept, kept[1:], strict=False)):
+            raise ValueError("`kept_ids` of the trim plan must be ids from 0, ascending, each once. Plan anew.")
+        return cls(**{**values, "kept_ids": kept})
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """Everything a model card is made of: plain values, no local paths.
 
@@ -201,3 +255,7 @@ class RunFacts:
     tags: tuple[str, ...]
     versions: Mapping[str, str]
     peft: bool = False
+
+
+def _list(names: set[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
