@@ -115,54 +115,6 @@ class LossReport:
 
 
 @dataclass(frozen=True)
-class StudentPlan:
-    """How a student is cut from its teacher: what is kept, and why. Plain values only.
-
-    Units are numbered as in the teacher; per-layer entries stand in the order of `kept_layers`.
-
-    Attributes:
-        teacher_layers: number of layers of the teacher.
-        kept_layers: teacher layers, counted from 0, that become the student's, in order.
-        rule: why these layers.
-        sizes: for each size that changes, by its name in the configuration, the teacher's and
-            the student's.
-        width_rule: "truncate", "svd" or "importance"; None where no width is cut.
-        hidden_units: kept units of the residual stream; None if all, or if they are mixed.
-        ffn_units: kept neurons of each layer; None if all.
-        heads: kept attention heads of each layer; None if all.
-        query_units: kept query and key units of each layer, head after head; None if all or mixed.
-        value_units: kept value units of each layer, head after head; None if all or mixed.
-        mixed: axes whose units are mixed by a singular value decomposition instead of picked.
-        kept_ids: kept token ids, ascending; None if all.
-        vocabulary_rule: why these tokens; None if all are kept.
-        weights: "teacher" if copied, "random" if only the shape is taken.
-        sample: the text that importance was measured on, in words; None if nothing was measured.
-        teacher: Hub id of the teacher; None if it has none.
-        teacher_revision: commit of that repository.
-        notes: what else a reader should know.
-    """
-
-    teacher_layers: int
-    kept_layers: tuple[int, ...]
-    rule: str
-    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    width_rule: str | None = None
-    hidden_units: tuple[int, ...] | None = None
-    ffn_units: tuple[tuple[int, ...], ...] | None = None
-    heads: tuple[tuple[int, ...], ...] | None = None
-    query_units: tuple[tuple[int, ...], ...] | None = None
-    value_units: tuple[tuple[int, ...], ...] | None = None
-    mixed: tuple[str, ...] = ()
-    kept_ids: tuple[int, ...] | None = None
-    vocabulary_rule: str | None = None
-    weights: str = "teacher"
-    sample: str | None = None
-    teacher: str | None = None
-    teacher_revision: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class TrimPlan:
     """Which tokens of a vocabulary are kept, and why. A token's new id is its place in `kept_ids`.
 
@@ -214,6 +166,57 @@ class TrimPlan:
         if not kept or kept[0] < 0 or any(later <= earlier for earlier, later in zip(kept, kept[1:], strict=False)):
             raise ValueError("`kept_ids` of the trim plan must be ids from 0, ascending, each once. Plan anew.")
         return cls(**{**values, "kept_ids": kept})
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """How a student is cut from its teacher: what is kept, and why. Plain values only.
+
+    Units are numbered as in the teacher; per-layer entries stand in the order of `kept_layers`.
+
+    Attributes:
+        teacher_layers: number of layers of the teacher.
+        kept_layers: teacher layers, counted from 0, that become the student's, in order.
+        rule: why these layers.
+        sizes: for each size that changes, by its name in the configuration, the teacher's and
+            the student's.
+        width_rule: "truncate", "svd" or "importance"; None where no width is cut.
+        hidden_units: kept units of the residual stream; None if all, or if they are mixed.
+        ffn_units: kept neurons of each layer; None if all.
+        heads: kept attention heads of each layer; None if all.
+        query_units: kept query and key units of each layer, head after head; None if all or mixed.
+        value_units: kept value units of each layer, head after head; None if all or mixed.
+        mixed: axes whose units are mixed by a singular value decomposition instead of picked.
+        trim: which tokens are kept; None if all.
+        weights: "teacher" if copied, "random" if only the shape is taken.
+        sample: the text that importance was measured on, in words; None if nothing was measured.
+        teacher: Hub id of the teacher; None if it has none.
+        teacher_revision: commit of that repository.
+        notes: what else a reader should know.
+    """
+
+    teacher_layers: int
+    kept_layers: tuple[int, ...]
+    rule: str
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    width_rule: str | None = None
+    hidden_units: tuple[int, ...] | None = None
+    ffn_units: tuple[tuple[int, ...], ...] | None = None
+    heads: tuple[tuple[int, ...], ...] | None = None
+    query_units: tuple[tuple[int, ...], ...] | None = None
+    value_units: tuple[tuple[int, ...], ...] | None = None
+    mixed: tuple[str, ...] = ()
+    trim: TrimPlan | None = None
+    weights: str = "teacher"
+    sample: str | None = None
+    teacher: str | None = None
+    teacher_revision: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kept_ids(self) -> tuple[int, ...] | None:
+        """The kept token ids, ascending; None if all are kept."""
+        return None if self.trim is None else self.trim.kept_ids
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..architecture import text_config, transformer_layers, unwrap_peft
-from ..records import StudentPlan
+from ..records import StudentPlan, TrimPlan
 from .families import DEPTH, VOCABULARY, Family, axes_of, family_of, layer_number, require_cut
 from .maps import StudentMaps, moved_padding, student_maps, transfer, transfer_vector
 from .plan import layer_prefix, plan_student
@@ -61,23 +61,26 @@ def build_student(
     return _build(teacher, plan), plan
 
 
-def trim_model(model: PreTrainedModel, kept_ids: tuple[int, ...]) -> PreTrainedModel:
+def trim_model(model: PreTrainedModel, trim: TrimPlan) -> PreTrainedModel:
     """A copy of a model that knows only some tokens, renumbered in their order.
 
     Args:
         model: a model of a supported family.
-        kept_ids: the token ids to keep, ascending.
+        trim: from `plan_trim`, made with the model's own tokenizer.
 
     Returns:
-        The smaller model. Its logits equal the model's on the kept tokens.
+        The smaller model, in evaluation mode and the model's own dtype. Its logits equal the
+        model's on the kept tokens.
 
     Raises:
-        ValueError: the ids are not ascending ids of this model, or its configuration needs one
-            that is not kept.
+        ValueError: the plan names ids that the model lacks, or drops one that its configuration
+            needs.
+
+    Source:
+        Load What You Need, Abdaoui et al. (2020), arXiv:2010.05609.
     """
     layers = len(transformer_layers(model))
-    plan = StudentPlan(layers, tuple(range(layers)), "all", kept_ids=kept_ids)
-    return _build(model, plan, keep_dtype=True)
+    return _build(model, StudentPlan(layers, tuple(range(layers)), "all", trim=trim), keep_dtype=True)
 
 
 def student_config(config: PreTrainedConfig, plan: StudentPlan) -> PreTrainedConfig:
@@ -221,9 +224,7 @@ def _own_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *buffers]
 
 
-def _folded_norm(
-    teacher: PreTrainedModel, plan: StudentPlan, family: Family, prefix: str
-) -> tuple[str, Tensor] | None:
+def _folded_norm(teacher: PreTrainedModel, plan: StudentPlan, family: Family, prefix: str) -> tuple[str, Tensor] | None:
     """What the matrix that reads the first layer's missing norm is multiplied by, column by column.
 
     The embeddings' own norm has already made the input's root mean square that of its weights.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..records import StudentPlan
+from ..records import StudentPlan, TrimPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +36,9 @@ def check_output(folder: Path) -> None:
         )
     parent = _existing_parent(folder)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"`{folder}` cannot be made: `{parent}` is not writable. Name a folder where you may write.")
+        raise PermissionError(
+            f"`{folder}` cannot be made: `{parent}` is not writable. Name a folder where you may write."
+        )
 
 
 @contextmanager
@@ -96,8 +98,11 @@ def plan_from_json(text: str) -> StudentPlan:
     fields = json.loads(text)
     if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT:
         raise ValueError(f"This is no student plan of format {_FORMAT}. Make the plan anew with this version of hf_kd.")
-    fields["sizes"] = {name: tuple(pair) for name, pair in fields["sizes"].items()}
-    return StudentPlan(**{name: _tuples(value) for name, value in fields.items()})
+    sizes = fields.pop("sizes")
+    trim = fields.pop("trim")
+    sizes = {name: (old, new) for name, (old, new) in sizes.items()}
+    plan = StudentPlan(sizes=sizes, **{name: _tuples(value) for name, value in fields.items()})
+    return plan if trim is None else dataclasses.replace(plan, trim=TrimPlan.from_dict(trim))
 
 
 def read_plan(folder: str | Path) -> StudentPlan | None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..architecture import text_config
-from .families import axes_of, family_of, head_size, layer_number
 from .factors import context_factors, query_key_factors, residual_basis
+from .families import axes_of, family_of, head_size, layer_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

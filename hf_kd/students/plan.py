@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,8 +126,8 @@ def _sizes(
             continue
         if not 1 <= wanted < size:
             raise ValueError(
-                f"The student's `{name}` is to be {wanted}, but its teacher has {size}. A cut only makes smaller: ask "
-                f"for 1 to {size}."
+                f"The student's `{name}` is to be {wanted}, but its teacher has {size}. A cut only makes smaller: "
+                f"ask for 1 to {size}."
             )
         sizes[name] = (size, wanted)
     if sizes:
@@ -178,8 +179,6 @@ def _with_units(
     plan: StudentPlan, teacher: PreTrainedModel, family: Family, rule: str, sample: Sample | None
 ) -> StudentPlan:
     """Add the units that a narrower student keeps."""
-    from dataclasses import replace
-
     config = text_config(teacher)
     prefix = layer_prefix(teacher)
     scores = None
@@ -187,7 +186,9 @@ def _with_units(
         scores = unit_importance(teacher, family, sample, prefix)
     elif rule == "svd":
         scores = _weight_scores(teacher, family, prefix, plan.kept_layers)
-    mixed, notes, changes = [], [], {}
+    mixed: list[str] = []
+    notes: list[str] = []
+    changes: dict[str, Any] = {}
     if "hidden_size" in plan.sizes:
         if rule == "svd":
             mixed.append("hidden")
@@ -267,7 +268,7 @@ def _weight_scores(teacher: PreTrainedModel, family: Family, prefix: str, kept: 
     axes = axes_of(teacher, family)
     for name, parameter in teacher.named_parameters():
         layer = layer_number(name, prefix)
-        if layer not in kept or parameter.dim() != 2:
+        if layer is None or layer not in kept or parameter.dim() != 2:
             continue
         weight = parameter.detach().float()
         if axes[name][0] in ("ffn", "value"):
@@ -296,8 +297,6 @@ def _require_named(teacher: PreTrainedModel, family: Family) -> None:
 
 
 def _with_notes(plan: StudentPlan, family: Family) -> StudentPlan:
-    from dataclasses import replace
-
     if family.first_layer_lacks is None or plan.kept_layers[0] == 0 or plan.weights == "random":
         return plan
     note = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..records import StudentPlan
+from ..records import StudentPlan, TrimPlan
 
 _SIZE_NAMES = {
     "num_hidden_layers": "layers",
@@ -37,9 +37,18 @@ def sentences(plan: StudentPlan) -> list[str]:
         said.append(f"Sizes: {', '.join(changed)}.")
     if plan.width_rule is not None:
         said.append(f"Its width keeps {_WIDTH_RULES[plan.width_rule]}.")
-    if plan.kept_ids is not None:
-        rule = f" ({plan.vocabulary_rule})" if plan.vocabulary_rule else ""
-        said.append(f"It keeps {len(plan.kept_ids):,} of the teacher's tokens{rule}.")
+    if plan.trim is not None:
+        said.append(trim_sentence(plan.trim))
     if plan.sample is not None:
         said.append(f"Importance was measured on {plan.sample}.")
     return said + [f"{note[0].upper()}{note[1:]}." for note in plan.notes]
+
+
+def trim_sentence(trim: TrimPlan) -> str:
+    """What a trimmed vocabulary keeps."""
+    languages = ", ".join(f"{language} {share:.2%}" for language, share in trim.language_coverage.items())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in trim.reasons.items())
+    return (
+        f"It keeps {trim.size:,} of the teacher's {trim.source_size:,} tokens ({reasons}), which make up "
+        f"{trim.coverage:.2%} of the tokens of the corpus that was counted ({languages})."
+    )
