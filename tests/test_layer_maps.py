@@ -86,7 +86,7 @@ def test_layers_that_no_student_can_have_are_refused(rule, student):
 
 @pytest.mark.parametrize("layers", ["middle", "0,x", "-1", "1.5", "", ","])
 def test_student_layers_that_cannot_be_read_are_refused(layers):
-    message = "it must be uniform, first, last or layers counted from 0 such as `0,3,5`."
+    message = "it must be uniform, first, last, alternating or layers counted from 0 such as `0,3,5`."
     refused(f"`student_layers` is {layers!r}; {message}", check_student_layers, layers, None)
 
 

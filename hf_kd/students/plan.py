@@ -158,8 +158,8 @@ def _sizes(
     embedding = getattr(config, "embedding_size", None)
     if embedding is not None and embedding != config.hidden_size and embedding == new_hidden:
         raise ValueError(
-            f"A hidden size of {new_hidden} equals the embedding size, and then `{config.model_type}` has no projection "
-            "between the two, which this teacher has. Choose another hidden size."
+            f"A hidden size of {new_hidden} equals the embedding size, and then `{config.model_type}` has no "
+            "projection between the two, which this teacher has. Choose another hidden size."
         )
     return sizes
 
