@@ -220,6 +220,25 @@ class StudentPlan:
 
 
 @dataclass(frozen=True)
+class VocabularyMatch:
+    """How the student's token ids become the teacher's.
+
+    Attributes:
+        compared: number of tokens that both know, whose logits are compared.
+        student_columns: ids of these tokens, int64; None for the first `compared`. Shape (compared,).
+        teacher_columns: the teacher's ids of the same tokens, int64; None for the first
+            `compared`. Shape (compared,).
+        teacher_ids: the id that the teacher reads in place of each student id, int64; None if they
+            agree. Shape (rows of the student,).
+    """
+
+    compared: int
+    student_columns: Tensor | None = None
+    teacher_columns: Tensor | None = None
+    teacher_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """Everything a model card is made of: plain values, no local paths.
 
