@@ -228,8 +228,8 @@ def _parts(backend: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Parts:
         return lambda token_id: made.get(token_id, ())
     if model["type"] == "Unigram":
         pieces = [piece for piece, _ in model["vocab"]]
-        whole = {entry["id"] for entry in backend["added_tokens"]}  # matched before the model looks at characters
-        return lambda token_id: () if token_id in whole else _ids(vocabulary, pieces[token_id])
+        added = {entry["id"] for entry in backend["added_tokens"]}  # matched before the model looks at characters
+        return lambda token_id: () if token_id in added else _ids(vocabulary, pieces[token_id])
     return lambda token_id: ()
 
 
