@@ -50,7 +50,7 @@ def plan_trim(
     Args:
         tokenizer: a fast tokenizer with a BPE, Unigram or WordPiece model.
         counts: what `count_tokens` counted with this tokenizer.
-        vocab_size: most tokens to keep; reached exactly if enough tokens occur.
+        vocab_size: most tokens to keep; reached exactly if enough tokens occur (for BPE: and one fits that last place).
         coverage: share of the token occurrences to keep at least, above 0 and up to 1.
         keep: further tokens, as the vocabulary spells them.
         model_config: configuration of the model to trim with the tokenizer, for its token ids.
