@@ -203,7 +203,7 @@ def _config_ids(config: Mapping[str, Any]) -> Iterator[int]:
 
 def _bytes(backend: Mapping[str, Any]) -> list[str]:
     """The tokens that stand for single bytes."""
-    tokens = sorted(ByteLevel.alphabet()) if is_byte_level(backend) else []
+    tokens = list(_character_forms(backend["model"], sorted(ByteLevel.alphabet()))) if is_byte_level(backend) else []
     if backend["model"].get("byte_fallback"):
         tokens += [f"<0x{byte:02X}>" for byte in range(256)]
     return tokens
