@@ -198,5 +198,5 @@ def test_what_is_no_corpus_is_refused(tokenizer, tmp_path):
             count_tokens(tokenizer, dataset)
     with pytest.raises(ValueError, match="`texts` names no language. Give at least one"):
         count_tokens(tokenizer, {})
-    with pytest.raises(TypeError, match=re.escape("`CanineTokenizer` is a slow (Python) tokenizer; a fast one")):
-        count_tokens(hf.CanineTokenizer(), TEXT)
+    with pytest.raises(TypeError, match=re.escape("`ByT5Tokenizer` is a slow (Python) tokenizer; a fast one")):
+        count_tokens(hf.ByT5Tokenizer(), TEXT)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +29,11 @@ CONFIGS = {
     "qwen2": hf.Qwen2Config,
     "llama": hf.LlamaConfig,
     "llama_every_split": hf.LlamaConfig,
+    "llama_with_bos": hf.LlamaConfig,
+    "gemma": hf.GemmaConfig,
+    "clip": hf.CLIPConfig,
+    "albert": hf.AlbertConfig,
+    "t5": hf.T5Config,
     "general_unigram": hf.ModernBertConfig,
 }
 
@@ -83,7 +89,9 @@ def test_some_text_is_cut_otherwise(trimmed):
 def test_specials_pairs_padding_and_masks_are_the_same(trimmed):
     kind, tokenizer, plan, small = trimmed
     words = [text for text, _ in known_texts(tokenizer, plan, WORDS)]
-    firsts, seconds = [" ".join(words[:7]), words[0]], [words[1], " ".join(words[2:5])]
+    phrases = (" ".join(words[start : start + 5]) for start in range(len(words)))
+    long, other = [text for text, _ in known_texts(tokenizer, plan, phrases)][:2]
+    firsts, seconds = [long, words[0]], [words[1], other]
     padding = tokenizer.pad_token is not None
     kwargs = {"padding": padding, "return_special_tokens_mask": True, "truncation": True, "max_length": 12}
     for arguments in ([firsts], [firsts, seconds]):
@@ -119,6 +127,37 @@ def test_a_saved_tokenizer_comes_back_as_it_was(trimmed, with_config, tmp_path):
     assert again.special_tokens_map == small.special_tokens_map == tokenizer.special_tokens_map
     for name in ("model_max_length", "padding_side", "chat_template", "extra_special_tokens", "model_input_names"):
         assert getattr(again, name) == getattr(tokenizer, name), name
+
+
+def test_added_tokens_are_still_matched_whole():
+    tokenizer = general_unigram()
+    plan, small = trim(tokenizer)
+    text = "Ina <mask> a Naijá </s> Naijá."
+    new = small(text)["input_ids"]
+    assert [plan.kept_ids[token_id] for token_id in new] == tokenizer(text)["input_ids"]
+    assert {small.mask_token_id, small.eos_token_id, small.convert_tokens_to_ids("Naijá")} <= set(new)
+
+
+def test_a_list_of_added_tokens_in_the_configuration_is_renumbered():
+    """As older releases wrote it: it would win over `tokenizer.json`."""
+
+    class Old(hf.PreTrainedTokenizerFast):
+        def save_pretrained(self, folder, **kwargs):
+            files = super().save_pretrained(folder, **kwargs)
+            path = Path(folder) / "tokenizer_config.json"
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config["added_tokens_decoder"] = {
+                str(token_id): token.__getstate__() for token_id, token in self.added_tokens_decoder.items()
+            }
+            path.write_text(json.dumps(config), encoding="utf-8")
+            (Path(folder) / "vocab.txt").write_text("stale", encoding="utf-8")
+            return files
+
+    tokenizer = general_unigram()
+    old = Old(tokenizer_object=tokenizer.backend_tokenizer, **tokenizer.special_tokens_map)
+    plan, small = trim(old)
+    assert type(small) is Old and small.init_kwargs["added_tokens_decoder"].keys() == small.added_tokens_decoder.keys()
+    assert small.mask_token_id == plan.size - 1
 
 
 def test_electra_loads_it(tmp_path):
@@ -296,8 +335,8 @@ def test_messages():
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         trim_tokenizer(other, plan)
-    slow = hf.CanineTokenizer()
-    with pytest.raises(TypeError, match=re.escape("`CanineTokenizer` is a slow (Python) tokenizer; a fast one")):
+    slow = hf.ByT5Tokenizer()
+    with pytest.raises(TypeError, match=re.escape("`ByT5Tokenizer` is a slow (Python) tokenizer; a fast one")):
         trim_tokenizer(slow, plan)
     with pytest.raises(TypeError, match=re.escape("A tokenizer is needed; got `str`")):
         trim_tokenizer("xlm-roberta-base", plan)

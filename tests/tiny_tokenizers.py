@@ -134,7 +134,7 @@ def qwen2():
     return made
 
 
-def llama(every_split=False):
+def llama(every_split=False, **more):
     tokens, merges = bpe("metaspace")
     vocabulary = _numbered(["<unk>", "<s>", "</s>"], [f"<0x{byte:02X}>" for byte in range(256)], tokens)
     if every_split:  # as a conversion from sentencepiece has them
@@ -144,7 +144,33 @@ def llama(every_split=False):
             for cut in range(1, len(token))
             if token[:cut] in vocabulary and token[cut:] in vocabulary
         ]
-    return hf.LlamaTokenizer(vocab=vocabulary, merges=list(merges))
+    return hf.LlamaTokenizer(vocab=vocabulary, merges=list(merges), **more)
+
+
+def gemma():
+    tokens, merges = bpe("metaspace")
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    return hf.GemmaTokenizer(
+        vocab=_numbered(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], fallback, tokens), merges=list(merges)
+    )
+
+
+def clip():
+    """Byte-level, and told where a word ends."""
+    tokens, merges = bpe("bytes")
+    ends = [f"{token}</w>" for token in tokens]
+    merges = [*merges, *((left, f"{right}</w>") for left, right in merges)]
+    return hf.CLIPTokenizer(vocab=_numbered(tokens, ends, ["<|startoftext|>", "<|endoftext|>"]), merges=merges)
+
+
+def albert():
+    specials = [(token, 0.0) for token in ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")]
+    return hf.AlbertTokenizer(vocab=[*specials, *unigram()])
+
+
+def t5():
+    """With special tokens that the class makes itself."""
+    return hf.T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *unigram()], extra_ids=5)
 
 
 def _general(model, pre_tokenizer, normalizer=None, decoder=None, specials=("<s>", "<pad>", "</s>", "<unk>"), **more):
@@ -229,6 +255,11 @@ TOKENIZERS = {
     "qwen2": qwen2,
     "llama": llama,
     "llama_every_split": functools.partial(llama, every_split=True),
+    "llama_with_bos": functools.partial(llama, add_bos_token=True),
+    "gemma": gemma,
+    "clip": clip,
+    "albert": albert,
+    "t5": t5,
     "general_unigram": general_unigram,
     "unigram_bytes": unigram_bytes,
     "bert_processing": bert_processing,
