@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from collections import Counter
@@ -125,6 +126,7 @@ def count_tokens(
         raise ValueError("`texts` names no language. Give at least one, such as {'hau': [Path('hausa.txt')]}.")
     checked = {language: _corpus(corpus) for language, corpus in corpora.items()}
     size = max(tokenizer.get_vocab().values()) + 1
+    tokenizer = copy.deepcopy(tokenizer)  # a call resets the backend's padding and truncation
     counted = {}
     for language, corpus in checked.items():
         tally = _Tally(size)

@@ -50,7 +50,7 @@ def plan_trim(
     Args:
         tokenizer: a fast tokenizer with a BPE, Unigram or WordPiece model.
         counts: what `count_tokens` counted with this tokenizer.
-        vocab_size: most tokens to keep; reached exactly if enough tokens occur.
+        vocab_size: most tokens to keep; reached exactly if enough tokens occur (for BPE: and one fits that last place).
         coverage: share of the token occurrences to keep at least, above 0 and up to 1.
         keep: further tokens, as the vocabulary spells them.
         model_config: configuration of the model to trim with the tokenizer, for its token ids.
@@ -203,7 +203,7 @@ def _config_ids(config: Mapping[str, Any]) -> Iterator[int]:
 
 def _bytes(backend: Mapping[str, Any]) -> list[str]:
     """The tokens that stand for single bytes."""
-    tokens = sorted(ByteLevel.alphabet()) if is_byte_level(backend) else []
+    tokens = list(_character_forms(backend["model"], sorted(ByteLevel.alphabet()))) if is_byte_level(backend) else []
     if backend["model"].get("byte_fallback"):
         tokens += [f"<0x{byte:02X}>" for byte in range(256)]
     return tokens
@@ -228,8 +228,8 @@ def _parts(backend: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Parts:
         return lambda token_id: made.get(token_id, ())
     if model["type"] == "Unigram":
         pieces = [piece for piece, _ in model["vocab"]]
-        whole = {entry["id"] for entry in backend["added_tokens"]}  # matched before the model looks at characters
-        return lambda token_id: () if token_id in whole else _ids(vocabulary, pieces[token_id])
+        added = {entry["id"] for entry in backend["added_tokens"]}  # matched before the model looks at characters
+        return lambda token_id: () if token_id in added else _ids(vocabulary, pieces[token_id])
     return lambda token_id: ()
 
 
