@@ -153,7 +153,9 @@ def test_corpora_without_a_known_token_are_refused(tokenizer, tmp_path):
             count_tokens(bare, texts)
     with pytest.raises(ValueError, match=re.escape("The corpus of `yor` is empty: 0 texts")):
         count_tokens(tokenizer, {"hau": TEXT, "yor": []})
-    message = "The corpus has no token that the tokenizer knows: all 2 are `[UNK]` or blanks. Check the language, its script"
+    message = (
+        "The corpus has no token that the tokenizer knows: all 2 are `[UNK]` or blanks. Check the language, its script"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         count_tokens(bert(), ["☃ ☃"])
 
