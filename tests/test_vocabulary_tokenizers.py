@@ -351,3 +351,12 @@ def test_messages():
         trim_tokenizer("xlm-roberta-base", plan)
     with pytest.raises(ValueError, match=re.escape("The plan drops token id 1, which the tokenizer cannot do without")):
         trim_tokenizer(tokenizer, dataclasses.replace(plan, kept_ids=(0, 2, 3, 4)))
+
+
+def test_a_tokenizer_that_does_not_come_back_is_not_returned(monkeypatch):
+    monkeypatch.setattr("hf_kd.vocabulary.tokenizers._is_faithful", lambda *_: False)
+    message = (
+        "The trimmed `GPT2Tokenizer` has 305 tokens after loading, and 305 were kept, or its settings differ. Save it"
+    )
+    with pytest.raises(RuntimeError, match=re.sub("305", r"\\d+", re.escape(message))):
+        trim(gpt2())
