@@ -12,7 +12,7 @@ from tiny_tokenizers import LINES, TEXT, bert, general_unigram, gpt2, llama
 
 from hf_kd.vocabulary import count_tokens
 
-MANY = TEXT * 400  # several batches
+MANY = TEXT * 250  # several batches
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +60,8 @@ def test_every_kind_of_corpus_counts_alike(tokenizer, tmp_path):
     expected = count_tokens(tokenizer, MANY)
     rows = datasets.Dataset.from_dict({"id": list(range(len(MANY))), "sentence": MANY})
     paths = [tmp_path / "a.txt", tmp_path / "b [1].txt"]
-    paths[0].write_text("\n".join(MANY[:1500]) + "\n", encoding="utf-8")
-    paths[1].write_text("\r\n".join(MANY[1500:]), encoding="utf-8", newline="")
+    paths[0].write_text("\n".join(MANY[:1100]) + "\n", encoding="utf-8")
+    paths[1].write_text("\r\n".join(MANY[1100:]), encoding="utf-8", newline="")
     same(expected, count_tokens(tokenizer, (text for text in MANY)))
     same(expected, count_tokens(tokenizer, rows, column="sentence"))
     same(expected, count_tokens(tokenizer, rows, column="sentence", num_proc=2))
