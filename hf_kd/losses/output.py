@@ -24,7 +24,7 @@ IGNORED = -100
 CHUNK_BYTES = 512 * 2**20
 """Memory for the logits of one chunk of positions, of student and teacher together."""
 
-_CACHE_BYTES = 2**20
+_CACHE_BYTES = 4 * 2**20
 """Logits that a processor's cache holds beside what is computed from them."""
 
 _TILE_ROWS = 16384
@@ -159,6 +159,7 @@ def output_loss(
         dtype=dtype,
         teacher_dtype=dtype if teacher is None else _matmul_dtype(teacher),
         wide=wide,
+        differentiates=torch.is_grad_enabled(),
     )
     total, task, logits = _OutputLoss.apply(*student, plan)
     return OutputLoss(total, task, logits)
@@ -181,6 +182,7 @@ class _Plan:
     dtype: torch.dtype
     teacher_dtype: torch.dtype
     wide: torch.dtype
+    differentiates: bool
 
 
 class _OutputLoss(torch.autograd.Function):
@@ -188,7 +190,7 @@ class _OutputLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, matrix: Tensor, bias: Tensor | None, plan: _Plan) -> tuple[Tensor, ...]:
-        ctx.plan, ctx.needs = plan, tuple(ctx.needs_input_grad[:3])
+        ctx.plan, ctx.needs = plan, tuple(plan.differentiates and needed for needed in ctx.needs_input_grad[:3])
         ctx.save_for_backward(states, matrix, bias)
         task, logits, ctx.gradients = _run(OutputLayer(states, matrix, bias), plan, ctx.needs)
         ctx.mark_non_differentiable(task, logits)
