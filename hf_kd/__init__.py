@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .arguments import DistillationArguments as DistillationArguments
     from .recipes import RECIPES as RECIPES
-    from .students import cut_student as cut_student
+    from .students import build_student as build_student
+    from .students import plan_student as plan_student
+    from .students import trim_vocabulary as trim_vocabulary
     from .teachers import load_teacher as load_teacher
     from .trainer import DistillationTrainer as DistillationTrainer
 
@@ -24,8 +26,10 @@ _HOME = {
     "DistillationArguments": "arguments",
     "DistillationTrainer": "trainer",
     "RECIPES": "recipes",
-    "cut_student": "students",
+    "build_student": "students",
     "load_teacher": "teachers",
+    "plan_student": "students",
+    "trim_vocabulary": "students",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from .layer_maps import check_layer_map, check_student_layers
+from .layer_maps import STUDENT_LAYER_RULES, check_layer_map, check_student_layers
 from .recipes import DEFAULTS, RECIPES
 from .records import LAYER_TERMS, TERMS, Objective
 
@@ -178,7 +178,7 @@ class DistillationArguments(TrainingArguments):
     @property
     def cuts_student(self) -> bool:
         """Whether the student is to be cut from the model given to the script."""
-        return self.student_num_hidden_layers is not None or self.student_layers not in ("uniform", "first", "last")
+        return self.student_num_hidden_layers is not None or self.student_layers not in STUDENT_LAYER_RULES
 
     @property
     def given_settings(self) -> tuple[str, ...]:
@@ -252,7 +252,7 @@ class DistillationArguments(TrainingArguments):
 
     def _check_layers(self) -> None:
         check_student_layers(self.student_layers, self.student_num_hidden_layers)
-        if self.student_layers in ("first", "last") and self.student_num_hidden_layers is None:
+        if self.student_layers in STUDENT_LAYER_RULES[1:] and self.student_num_hidden_layers is None:
             raise ValueError(
                 f"`student_layers` is {self.student_layers}, but `student_num_hidden_layers` does not say how many. "
                 "Set it."

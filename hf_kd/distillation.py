@@ -33,6 +33,8 @@ from .losses.output import CHUNK_BYTES, OutputLoss
 from .output_layer import fuse_output
 from .positions import Positions, find_positions, special_token_ids
 from .records import EMBEDDINGS, LAYER_TERMS, LayerPair, LossReport, Objective, Signal
+from .shared_tokens import SharedTokens
+from .vocabulary.match import match_vocabularies
 
 _LABELS = ("labels", "start_positions", "end_positions")
 
@@ -81,14 +83,9 @@ class Distillation:
                 "The student's configuration has `output_router_logits`, whose balancing loss is no term of the "
                 "objective and would be lost. Set it to False, or train this student without a teacher."
             )
-        self.vocabulary = teachers.check_vocabulary(
-            student,
-            teacher,
-            tokenizer,
-            teacher_name,
-            revision=teacher_revision,
-            trust_remote_code=trust_remote_code,
-        )
+        origin = {"revision": teacher_revision, "trust_remote_code": trust_remote_code}
+        match = match_vocabularies(student, teacher, tokenizer, teacher_name, **origin)
+        self.shared_tokens = SharedTokens(match, teacher)
         self.label_order = self._match_labels(objective)
         self.pairs = self._resolve_pairs(objective)
         self.objective = objective
@@ -109,7 +106,7 @@ class Distillation:
             self.head,
             objective,
             label_smoothing=label_smoothing,
-            vocabulary=self.vocabulary,
+            shared=self.shared_tokens,
             chunk_bytes=output_chunk_bytes,
         )
         self._undo: list[Callable[[], object]] = []
@@ -130,6 +127,7 @@ class Distillation:
             if self.projections is not None:
                 self.projections.to(next(self.student.parameters()).device)
                 self._undo.append(projection.attach(self.student, self.projections))
+            self._undo.append(self.shared_tokens.attach())
             for capture in (self._student_capture, self._teacher_capture):
                 self._undo.append(capture.remove)
                 capture.install()
@@ -213,8 +211,8 @@ class Distillation:
                 label_smoothing=self.label_smoothing,
             )
         if selected is not None and fused is None:  # language-model logits: compare the common vocabulary
-            narrowed = {"logits": student.outputs["logits"][:, : self.vocabulary]}
-            student = dataclasses.replace(student, outputs=narrowed)
+            shared = self.shared_tokens.of_student(student.outputs["logits"])
+            student = dataclasses.replace(student, outputs={"logits": shared})
         report = combine(self.objective, self.pairs, student, teacher, positions, counts, task, fused)
         if not (self.objective.uses("task") or self.objective.uses("logits")):
             # The head is in no term: tie it to the loss, or DDP waits for its gradient.
@@ -299,6 +297,7 @@ class Distillation:
             return Signal()
         self._teacher_capture.start(positions.compared if is_language_model and runs_head else None)
         inputs = {name: value for name, value in inputs.items() if name in self.teacher_inputs}
+        inputs = self.shared_tokens.inputs(inputs)
         fused = self._fused if runs_head else None
         with context(), fused.narrowed_teacher() if fused else nullcontext():
             outputs = teachers.answer(self.teacher, inputs, runs_head=runs_head, position_limit=self._position_limit)
@@ -306,7 +305,7 @@ class Distillation:
         if fused is not None:
             outputs = {"states": outputs["logits"][0]}
         elif is_language_model and runs_head:
-            outputs = {"logits": outputs["logits"][0][:, : self.vocabulary]}
+            outputs = {"logits": self.shared_tokens.of_teacher(outputs["logits"][0])}
         elif self.label_order is not None:
             outputs = {"logits": outputs["logits"][..., self.label_order]}
         return dataclasses.replace(captured, outputs=outputs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .records import EMBEDDINGS, LayerPair
 
-STUDENT_LAYER_RULES = ("uniform", "first", "last")
+STUDENT_LAYER_RULES = ("uniform", "first", "last", "alternating")
 
 
 def check_layer_map(name: str, layer_map: str, *, embeddings_allowed: bool) -> None:
@@ -114,10 +114,10 @@ def choose_student_layers(
 
     `uniform` takes layers round(s · (L − 1) / (S − 1)): evenly spaced, the first and the
     last included. For 12 → 6 that is 0, 2, 4, 7, 9, 11, DistilBERT's choice. One layer
-    alone is the first.
+    alone is the first. `alternating` takes every second layer: 0, 2, 4 and so on.
 
     Args:
-        student_layers: `uniform`, `first`, `last` or a list such as "0,3,5".
+        student_layers: `uniform`, `first`, `last`, `alternating` or a list such as "0,3,5".
         num_hidden_layers: layers of the student; may be None with a list.
         teacher_layers: layers of the teacher.
 
@@ -146,6 +146,13 @@ def choose_student_layers(
         return tuple(range(count)), f"first {count} of {teacher_layers}"
     if student_layers == "last":
         return tuple(range(teacher_layers - count, teacher_layers)), f"last {count} of {teacher_layers}"
+    if student_layers == "alternating":
+        if 2 * count - 1 > teacher_layers:
+            raise ValueError(
+                f"The student asks for {count} alternating layers, but its teacher has {teacher_layers} layers, every "
+                f"second of which makes {(teacher_layers + 1) // 2}. Ask for fewer, or use `uniform`."
+            )
+        return tuple(range(0, 2 * count, 2)), f"every second of {teacher_layers}, the first {count}"
     step = (teacher_layers - 1) / (count - 1) if count > 1 else 0
     return tuple(_round(layer * step) for layer in range(count)), f"{count} evenly spaced of {teacher_layers}"
 

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from .architecture import LANGUAGE_MODEL_HEADS, unwrap_peft
 from .losses.output import OutputLayer, OutputLoss, Workspace, output_loss
 from .records import Objective
+from .shared_tokens import SharedTokens
 
 logger = logging.get_logger(__name__)
 
@@ -30,7 +31,7 @@ class FusedOutput:
         teacher: the teacher's; None if logits are not compared.
         objective: what is compared.
         label_smoothing: of the task term, 0 to 1.
-        vocabulary: entries that both models have; columns beyond it are not compared.
+        shared: the tokens whose logits are compared.
         chunk_bytes: memory for the logits of one chunk.
     """
 
@@ -41,14 +42,15 @@ class FusedOutput:
         objective: Objective,
         *,
         label_smoothing: float,
-        vocabulary: int,
+        shared: SharedTokens,
         chunk_bytes: int,
     ) -> None:
         self.student, self.teacher = student, teacher
         self.objective = objective
         self.label_smoothing = label_smoothing
-        self.vocabulary = vocabulary
+        self.shared = shared
         self.chunk_bytes = chunk_bytes
+        self._undo: list[Callable[[], object]] = []
         self._answers: dict[nn.Linear, Callable[[Tensor], Tensor]] = {}
         self._workspace = Workspace()
         self._loss: OutputLoss | None = None
@@ -58,14 +60,12 @@ class FusedOutput:
         """Put the stand-ins into both models."""
         for layer in (self.student, self.teacher):
             if layer is not None:
-                # An attribute of the instance, which the module's hooks still surround.
-                layer.forward = self._forward_of(layer)
+                self._stand_in_for(layer)
 
     def remove(self) -> None:
         """Leave both models as `install` found them, and free the buffers."""
-        for layer in (self.student, self.teacher):
-            if layer is not None:
-                vars(layer).pop("forward", None)
+        while self._undo:
+            self._undo.pop()()
         self._answers.clear()
         self._workspace = Workspace()
         self._loss = self._stand_in = None
@@ -122,19 +122,18 @@ class FusedOutput:
 
     def uniform_logits_term(self, teacher_states: Tensor, counts: Tensor) -> Tensor:
         """The weighted logits term of a student that gives every token the same probability. Shape ()."""
-        ignorant = OutputLayer(
-            teacher_states.new_zeros(len(teacher_states), 1), self.student.weight.new_zeros(self.vocabulary, 1)
-        )
+        nothing = self.student.weight.new_zeros(self.student.out_features, 1)
+        ignorant = OutputLayer(nothing.new_zeros(len(teacher_states), 1), nothing)
         with torch.no_grad():
             return self._compute(ignorant, teacher_states, None, counts).logits
 
     def _compute(
         self, student: OutputLayer, teacher_states: Tensor | None, targets: Tensor | None, counts: Tensor
     ) -> OutputLoss:
-        teacher = None
+        teacher = columns = None
         if teacher_states is not None and self.teacher is not None:
-            bias = None if self.teacher.bias is None else self.teacher.bias[: self.vocabulary]
-            teacher = OutputLayer(teacher_states, self.teacher.weight[: self.vocabulary], bias)
+            teacher = OutputLayer(teacher_states, *self.shared.output_rows(self.teacher))
+            columns = self.shared.match.student_columns
         return output_loss(
             student,
             teacher,
@@ -146,16 +145,26 @@ class FusedOutput:
             divergence=self.objective.logits_divergence,
             temperature=self.objective.temperature,
             label_smoothing=self.label_smoothing,
+            student_columns=None if columns is None else columns.to(student.states.device),
             chunk_bytes=self.chunk_bytes,
             workspace=self._workspace,
         )
 
-    def _forward_of(self, layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    def _stand_in_for(self, layer: nn.Linear) -> None:
+        own, was_replaced = layer.forward, "forward" in vars(layer)
+
         def forward(input: Tensor) -> Tensor:
             answer = self._answers.get(layer)
-            return nn.Linear.forward(layer, input) if answer is None else answer(input)
+            return own(input) if answer is None else answer(input)
 
-        return forward
+        def undo() -> None:
+            if was_replaced:
+                layer.forward = own
+            else:
+                del layer.forward
+
+        layer.forward = forward  # on the instance, where the module's hooks still surround it
+        self._undo.append(undo)
 
 
 def fuse_output(
@@ -165,7 +174,7 @@ def fuse_output(
     objective: Objective,
     *,
     label_smoothing: float,
-    vocabulary: int,
+    shared: SharedTokens,
     chunk_bytes: int,
 ) -> FusedOutput | None:
     """The output layers as one loss, or None where they are to run as they are; says why, where that costs.
@@ -176,7 +185,7 @@ def fuse_output(
         head: the student's head, one of `architecture.HEADS`.
         objective: what is compared.
         label_smoothing: of the task term, 0 to 1.
-        vocabulary: entries that both models have.
+        shared: the tokens whose logits are compared.
         chunk_bytes: memory for the logits of one chunk, or 0 for no chunks.
     """
     compares = objective.uses("logits")
@@ -197,7 +206,7 @@ def fuse_output(
         layers.get("teacher"),
         objective,
         label_smoothing=label_smoothing,
-        vocabulary=vocabulary,
+        shared=shared,
         chunk_bytes=chunk_bytes,
     )
 

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import AutoConfig
 
-from .architecture import AUTO_CLASSES, CLASSIFICATION_HEADS, head_of, head_of_class, text_config, unwrap_peft
+from .architecture import AUTO_CLASSES, CLASSIFICATION_HEADS, head_of, head_of_class, unwrap_peft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
-
-logger = logging.get_logger(__name__)
 
 
 def load_teacher(
@@ -102,52 +99,6 @@ def check_pair(student: nn.Module, teacher: nn.Module, head: str, *, compares_lo
             f"The student has a {head} head, but teacher `{type(teacher).__name__}` has "
             f"{head_of(teacher) or 'an unsupported one'}. Use a teacher trained for the student's task."
         )
-
-
-def check_vocabulary(
-    student: nn.Module, teacher: nn.Module, tokenizer: object, teacher_name: str | None, **kwargs: Any
-) -> int:
-    """Refuse a teacher that would read the student's token ids as other tokens.
-
-    Equal sizes are no proof: where both tokenizers are at hand, their token-to-id maps are
-    compared. A model may have more rows than its tokenizer has tokens (padded vocabularies).
-
-    Args:
-        student: the student.
-        teacher: the teacher.
-        tokenizer: the student's tokenizer, or None.
-        teacher_name: Hub id or folder that the teacher's tokenizer may be loaded from, or None.
-        kwargs: further arguments of `AutoTokenizer.from_pretrained`.
-
-    Returns:
-        Number of vocabulary entries that both models have: columns beyond it are not compared.
-
-    Raises:
-        ValueError: the vocabularies differ.
-    """
-    sizes = text_config(student).vocab_size, text_config(teacher).vocab_size
-    student_map = tokenizer.get_vocab() if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-    teacher_map = _tokenizer_map(teacher_name, **kwargs) if student_map is not None and teacher_name else None
-    if student_map is None or teacher_map is None:
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"The student's vocabulary has {sizes[0]:,} entries, the teacher's {sizes[1]:,}, and there are no two "
-                "tokenizers to tell whether they agree on the common part. Use a teacher with the student's "
-                "tokenizer; pass `processing_class`, and save the teacher with its tokenizer."
-            )
-        logger.info("No tokenizer to compare: equal vocabulary sizes are taken for equal vocabularies.")
-        return sizes[0]
-    differing = sorted(
-        (index, token) for token, index in student_map.items() if teacher_map.get(token) != index and index < sizes[0]
-    )
-    if differing:
-        index, token = differing[0]
-        raise ValueError(
-            f"Student and teacher `{teacher_name}` disagree on {len(differing):,} of {len(student_map):,} token ids "
-            f"(first: {index}, {token!r}, which is {teacher_map.get(token, 'absent')} there). They are compared id by "
-            "id. Use a teacher with the student's tokenizer, or a student made from the teacher's."
-        )
-    return min(sizes)
 
 
 def align_labels(student_config: PreTrainedConfig, teacher_config: PreTrainedConfig) -> list[int] | None:
@@ -248,17 +199,6 @@ def _check_head(name_or_path: str, config: PreTrainedConfig, head: str) -> None:
             f"Teacher `{name_or_path}` is a {', '.join(architectures)}, but the student needs a teacher with a {head} "
             "head. Fine-tune the teacher for this task first, or compare no logits: `--kd_logits_weight 0`."
         )
-
-
-def _tokenizer_map(name: str, **kwargs: Any) -> dict[str, int] | None:
-    try:
-        return AutoTokenizer.from_pretrained(name, **kwargs).get_vocab()
-    except (OSError, ValueError) as error:
-        logger.warning(
-            f"No tokenizer can be read beside teacher `{name}` ({type(error).__name__}), so only the sizes of the "
-            "vocabularies are compared. Save the teacher with its tokenizer to be sure that token ids agree."
-        )
-        return None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from .item_counts import UPSTREAM_ISSUE, ignores_item_count
 from .meter import TermMeter, scale_warning
 from .positions import IGNORED
 from .records import StudentPlan
-from .students import cut_student, use_master_weights
+from .students import build_student, use_master_weights
 from .teachers import load_teacher
 
 logger = logging.get_logger(__name__)
@@ -129,7 +129,7 @@ class DistillationTrainer(Trainer):
         if given.get("model_init") is not None and args.cuts_student:
             raise ValueError(
                 "`student_num_hidden_layers` or `student_layers` cuts the student from the model given, but "
-                "`model_init` was given instead. Let `model_init` return `hf_kd.cut_student(...)`'s student and name "
+                "`model_init` was given instead. Let `model_init` return `hf_kd.build_student(...)`'s student and name "
                 "the teacher."
             )
         return args
@@ -139,7 +139,7 @@ class DistillationTrainer(Trainer):
         if not args.cuts_student or model is None:
             return model
         require_head(model)
-        student, self.student_plan = cut_student(model, args.student_num_hidden_layers, layers=args.student_layers)
+        student, self.student_plan = build_student(model, args.student_num_hidden_layers, layers=args.student_layers)
         self.teacher = model
         self._teacher_name = None  # the tokenizer is the student's own
         logger.warning(

@@ -1,5 +1,6 @@
 """Tiny models from configurations, tokenizers from lists, ragged data: all offline, on a CPU."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -25,3 +26,14 @@ def shared() -> Path:
     if not (folder / "models" / "afro-mini").is_dir():
         pytest.skip("real teacher and text are absent: set HF_KD_SHARED to their folder")
     return folder
+
+
+@pytest.fixture
+def heard(caplog):
+    """Messages of our own loggers and of the Trainer's."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.enable_propagation()
+    caplog.set_level(logging.INFO)
+    yield lambda: "\n".join(record.getMessage() for record in caplog.records)
+    transformers_logging.disable_propagation()

@@ -103,6 +103,7 @@ def close(one, other, tolerance=1e-6):
 
 
 if __name__ == "__main__":  # one process of several: `torchrun tests/runs.py OUTPUT CASE,CASE BATCH ACCUMULATE`
+    import gc
     import json
     import sys
 
@@ -117,4 +118,7 @@ if __name__ == "__main__":  # one process of several: `torchrun tests/runs.py OU
         report[name] = {"steps": steps(trainer), "weights": weights(trainer), "eval_loss": metrics["eval_loss"]}
     with open(f"{folder}/rank{trainer.args.process_index}.json", "w") as file:
         json.dump(report, file)
-    PartialState().destroy_process_group()  # gloo's threads, left to the interpreter's exit, abort it now and then
+    # A thread of gloo's that asks for the interpreter while it ends aborts the process: leave none behind.
+    del trainer
+    gc.collect()
+    PartialState().destroy_process_group()

@@ -154,9 +154,7 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=90, special_tokens=list(special.values()), show_progress=False
-        )
+        trainer = trainers.WordPieceTrainer(vocab_size=90, special_tokens=list(special.values()), show_progress=False)
     tokenizer.train_from_iterator(sentences(200), trainer)
     if "cls_token" in special:
         first, last = special["cls_token"], special["sep_token"]
@@ -277,7 +275,7 @@ def _question(number: int, context: str) -> dict[str, object]:
     return {"id": str(number), "question": f"{person} {verb}?", "context": context, "answers": answers}
 
 
-METRIC = '''
+METRIC = """
 import datasets
 import evaluate
 
@@ -291,7 +289,7 @@ class {name}(evaluate.Metric):
         pairs = [pair for pair in zip(predictions, references)]
         right = {right}
         return {{key: sum(right) / len(right) for key in {keys}}}
-'''
+"""
 METRICS = {
     "accuracy": {
         "features": '{"predictions": datasets.Value("int32"), "references": datasets.Value("int32")}',

@@ -157,7 +157,7 @@ def test_fractional_labels_need_mse(tmp_path):
     DistillationTrainer(students[0], args, collate, rows, teacher=students[1]).train()
 
 
-def test_a_cut_student_needs_an_optimizer_of_its_own(tmp_path):
+def test_a_build_student_needs_an_optimizer_of_its_own(tmp_path):
     model = models.model("bert")
     optimizers = (torch.optim.SGD(model.parameters(), lr=0.1), None)
     with pytest.raises(ValueError, match="holds the parameters of the model given, which becomes the teacher"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hf_kd.layer_maps import check_layer_map, check_student_layers, choose_student_layers, resolve_layer_map
 from hf_kd.records import EMBEDDINGS, LayerPair
-from hf_kd.students import cut_student
+from hf_kd.students import build_student
 
 counts = st.integers(1, 48)
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -79,14 +79,14 @@ def test_more_student_layers_than_the_teacher_has_are_refused():
     ids=str,
 )
 def test_layers_that_no_student_can_have_are_refused(rule, student):
-    """By `cut_student` too, which is called without `DistillationArguments`."""
+    """By `build_student` too, which is called without `DistillationArguments`."""
     with pytest.raises(ValueError, match="student"):
-        cut_student(models.model(layers=6, width=4, heads=1), student, layers=rule)
+        build_student(models.model(layers=6, width=4, heads=1), student, layers=rule)
 
 
 @pytest.mark.parametrize("layers", ["middle", "0,x", "-1", "1.5", "", ","])
 def test_student_layers_that_cannot_be_read_are_refused(layers):
-    message = "it must be uniform, first, last or layers counted from 0 such as `0,3,5`."
+    message = "it must be uniform, first, last, alternating or layers counted from 0 such as `0,3,5`."
     refused(f"`student_layers` is {layers!r}; {message}", check_student_layers, layers, None)
 
 

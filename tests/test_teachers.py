@@ -11,7 +11,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from hf_kd import DistillationArguments, DistillationTrainer, load_teacher
-from hf_kd.teachers import check_vocabulary
+from hf_kd.vocabulary.match import match_vocabularies
 
 
 def tokenizer(words=60, order=1):
@@ -88,23 +88,49 @@ def pair(student_size=70, teacher_size=70):
 
 
 def test_equal_maps_may_have_padded_vocabularies(folder):
-    assert check_vocabulary(*pair(65, 70), tokenizer(), str(folder)) == 65
-    assert check_vocabulary(*pair(72, 70), tokenizer(), str(folder)) == 70
+    assert match_vocabularies(*pair(65, 70), tokenizer(), str(folder)).compared == 65
+    assert match_vocabularies(*pair(72, 70), tokenizer(), str(folder)).compared == 70
 
 
 def test_equal_size_is_no_proof_of_an_equal_vocabulary(folder):
+    match = match_vocabularies(*pair(65, 70), tokenizer(order=-1), str(folder))
+    student, teacher = tokenizer(order=-1).get_vocab(), tokenizer().get_vocab()
+    assert match.compared == 65 and match.student_columns is None
+    assert match.teacher_ids.tolist() == [teacher[token] for token, _ in sorted(student.items(), key=lambda t: t[1])]
+
+
+def test_tokens_that_the_teacher_lacks_are_not_compared_and_read_as_unknown(folder, heard):
+    own = tokenizer()
+    own.add_tokens(["<extra>"])
+    match = match_vocabularies(*pair(66, 70), own, str(folder))
+    assert match.compared == 65 and match.student_columns is None
+    assert match.teacher_ids.tolist() == [*range(65), own.unk_token_id]
+    assert "65 of the student's 66 tokens, the teacher having 70" in heard()
+    assert "It lacks '<extra>': they are not compared, and it reads its unknown token there." in heard()
+
+
+def test_a_teacher_that_lacks_too_much_is_refused(folder):
     with pytest.raises(ValueError) as caught:
-        check_vocabulary(*pair(), tokenizer(order=-1), str(folder))
-    message = f"Student and teacher `{folder}` disagree on 60 of 65 token ids (first: 5, 'w59', which is 64 there)"
+        match_vocabularies(*pair(85, 70), tokenizer(words=80), str(folder))
+    message = (
+        f"Teacher `{folder}` lacks 20 of the student's 85 tokens (such as 'w60', 'w61', 'w62', 'w63', 'w64' and 15"
+    )
     assert message in str(caught.value)
 
 
+def test_tokenizers_that_cut_text_differently_are_refused(folder):
+    own = tokenizer(order=-1)
+    own.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    with pytest.raises(ValueError, match=re.escape("cut text differently (pre-tokenizer: ")):
+        match_vocabularies(*pair(65, 70), own, str(folder))
+
+
 def test_without_tokenizers_sizes_must_agree():
-    assert check_vocabulary(*pair(), None, None) == 70
+    assert match_vocabularies(*pair(), None, None).compared == 70
     with pytest.raises(
         ValueError, match="vocabulary has 65 entries, the teacher's 70, and there are no two tokenizers"
     ):
-        check_vocabulary(*pair(65, 70), None, None)
+        match_vocabularies(*pair(65, 70), None, None)
 
 
 def test_a_padded_teacher_teaches(folder, tmp_path):
@@ -120,7 +146,7 @@ def test_a_padded_teacher_teaches(folder, tmp_path):
     student = models.model("bert", vocab_size=65)
     run = DistillationTrainer(student, args, models.collate, rows, processing_class=tokenizer())
     run.train()
-    assert run.distillation.vocabulary == 65
+    assert run.distillation.shared_tokens.match.compared == 65
 
 
 def test_layer_terms_need_no_head_of_the_teacher(folder, tmp_path):

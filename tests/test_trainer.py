@@ -1,7 +1,6 @@
 """What users of `Trainer` rely on, with and without a teacher."""
 
 import copy
-import logging
 import os
 import re
 
@@ -23,15 +22,6 @@ from transformers import (
 
 from hf_kd import DistillationArguments, DistillationTrainer
 from hf_kd.projections import FILE_NAME
-
-
-@pytest.fixture
-def heard(caplog):
-    """Messages of our own loggers and of the Trainer's."""
-    transformers.utils.logging.enable_propagation()
-    caplog.set_level(logging.INFO)
-    yield lambda: "\n".join(record.getMessage() for record in caplog.records)
-    transformers.utils.logging.disable_propagation()
 
 
 def arguments(folder, **more):

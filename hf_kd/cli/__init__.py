@@ -13,6 +13,8 @@ import typer
 from .. import __version__
 from .demo import demo
 from .recipes import recipes
+from .student import student
+from .trim import trim
 
 app = typer.Typer(
     help="Knowledge distillation as a Hugging Face Trainer extension: make large multilingual encoders small.",
@@ -22,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, recipes):
+for command in (demo, student, trim, recipes):
     app.command()(command)
 
 

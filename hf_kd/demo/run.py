@@ -13,7 +13,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForMaskedLM, DataCollatorForLanguageModeling, PrinterCallback, set_seed
 
-from hf_kd import DistillationArguments, DistillationTrainer, cut_student
+from hf_kd import DistillationArguments, DistillationTrainer, build_student
 
 from . import inputs, measure, models, report
 from .figures import Figures, ModelSize
@@ -180,7 +180,7 @@ def _train_baselines(workshop: _Workshop, teacher: str, distilled: str) -> dict[
     config = AutoConfig.from_pretrained(distilled)
     set_seed(settings.seed)
     scratch = AutoModelForMaskedLM.from_config(config)
-    copied, _ = cut_student(inputs.load_masked_lm(teacher), config.num_hidden_layers)
+    copied, _ = build_student(inputs.load_masked_lm(teacher), config.num_hidden_layers)
     return {
         "from_scratch": workshop.train(workshop.trainer(scratch, "from_scratch", settings.steps), "From scratch"),
         "copied": workshop.train(workshop.trainer(copied, "copied", settings.steps), "Copied layers"),

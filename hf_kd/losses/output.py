@@ -68,29 +68,6 @@ class Workspace:
         return buffer[: rows * columns].view(rows, columns)
 
 
-def match_columns(columns: Tensor, teacher: OutputLayer) -> tuple[Tensor | None, OutputLayer]:
-    """Narrow the teacher's output layer to the columns that student and teacher share.
-
-    Args:
-        columns: the teacher's row of each student column, −1 where the teacher has none. Shape (V,).
-        teacher: the teacher's layer, every row of it.
-
-    Returns:
-        The student's shared columns, None if they are its first ones, and the teacher's layer with
-        one row for each.
-    """
-    shared = (columns >= 0).nonzero().squeeze(1)
-    rows = columns[shared]
-    is_first = bool((shared == torch.arange(len(shared), device=shared.device)).all())
-    if not (is_first and torch.equal(rows, shared)):
-        bias = None if teacher.bias is None else teacher.bias[rows]
-        teacher = teacher._replace(matrix=teacher.matrix[rows], bias=bias)
-    else:
-        bias = None if teacher.bias is None else teacher.bias[: len(rows)]
-        teacher = teacher._replace(matrix=teacher.matrix[: len(rows)], bias=bias)
-    return None if is_first else shared, teacher
-
-
 def output_loss(
     student: OutputLayer,
     teacher: OutputLayer | None,
@@ -123,8 +100,8 @@ def output_loss(
         divergence: name in `hf_kd.losses.LOGITS_DIVERGENCES`.
         temperature: dimensionless, > 0.
         label_smoothing: share of the target spread over all columns, 0 to 1.
-        student_columns: the student's column for each row of the teacher's matrix, ascending; None
-            for its first ones. The divergence is between the distributions over these columns
+        student_columns: the student's column for each row of the teacher's matrix; None for its
+            first ones. The divergence is between the distributions over these columns
             alone; the task sees all. Shape (K,).
         chunk_bytes: memory for logits, ≥ 1; one position is computed at least.
         workspace: buffers kept from call to call; None to make them anew.
@@ -141,7 +118,7 @@ def output_loss(
     if shared > len(student.matrix) or (student_columns is not None and len(student_columns) != shared):
         raise ValueError(
             f"The teacher's output matrix has {shared:,} rows for {len(student.matrix):,} student columns. Give it one "
-            "row for each shared column: `match_columns` does."
+            "row for each column that both models have."
         )
     dtype = _matmul_dtype(student)
     wide = torch.promote_types(dtype, torch.float32)

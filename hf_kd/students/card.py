@@ -1,0 +1,40 @@
+"""The card of a student that has been cut and not yet trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..card import inline
+from ..records import StudentPlan
+from .sizes import PARTS, Sizes
+from .words import sentences
+
+TEMPLATE = Path(__file__).parents[1] / "templates" / "student_card.md"
+
+
+def render(name: str, plan: StudentPlan, student: Sizes, teacher: Sizes) -> ModelCard:
+    """Turn a plan and what came of it into a card.
+
+    Args:
+        name: title of the card.
+        plan: what the student was cut by.
+        student: its sizes.
+        teacher: the teacher's.
+    """
+    optional = {} if plan.teacher is None else {"base_model": plan.teacher}
+    rows = [(label, f"{value:,}", f"{teacher.shape[label]:,}") for label, value in student.shape.items()]
+    rows.append(("parameters", f"{student.total:,}", f"{teacher.total:,}"))
+    rows += [(part, f"{student.parameters[part]:,}", f"{teacher.parameters[part]:,}") for part in PARTS]
+    rows.append(("megabytes (float32)", f"{student.megabytes:,.1f}", f"{teacher.megabytes:,.1f}"))
+    return ModelCard.from_template(
+        ModelCardData(library_name="transformers", tags=["hf-kd", "knowledge-distillation"], **optional),
+        template_path=str(TEMPLATE),
+        title=inline(name),
+        plan=plan,
+        sentences=sentences(plan),
+        student=student,
+        rows=rows,
+        inline=inline,
+    )
