@@ -116,6 +116,11 @@ class Distillation:
         """Whether projections and taps are in the models."""
         return bool(self._undo)
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether the output layers are computed in chunks, as one loss."""
+        return self._fused is not None
+
     def attach(self) -> None:
         """Put projections and taps into the models. Does nothing if they are there."""
         if self.is_attached:
@@ -252,7 +257,10 @@ class Distillation:
             inputs["use_cache"] = False
         fused, targets = None, labels.get("targets") if self.objective.uses("task") else None
         with self._fused.armed(teacher.outputs.get("states"), targets, counts) if self._fused else nullcontext():
-            outputs = dict(model(**inputs, return_dict=True))
+            try:
+                outputs = dict(model(**inputs, return_dict=True))
+            finally:
+                self._student_capture.take()  # of a pass that failed
             if self._fused is not None:
                 fused = self._fused.take(outputs.pop("logits"))
         captured = outputs.pop("kd_captured")
