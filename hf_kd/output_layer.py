@@ -93,7 +93,7 @@ class FusedOutput:
         def answer(states: Tensor) -> Tensor:
             layer = OutputLayer(states.flatten(0, -2), self.student.weight, self.student.bias)
             self._loss = self._compute(layer, teacher_states, targets, counts)
-            self._stand_in = self._loss.total.view(1, 1, 1)
+            self._stand_in = self._loss.total.expand(1, 1, 1).clone()  # FSDP2 warns of views
             return self._stand_in
 
         self._answers[self.student] = answer
@@ -163,7 +163,8 @@ class FusedOutput:
             else:
                 del layer.forward
 
-        layer.forward = forward  # on the instance, where the module's hooks still surround it
+        # On the instance, where the module's hooks still surround it; its loops are not for the compiler.
+        layer.forward = torch.compiler.disable(forward)
         self._undo.append(undo)
 
 

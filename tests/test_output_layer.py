@@ -1,6 +1,11 @@
 """Training through the fused output loss equals training through full logits, and leaves no trace."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import models
 import pytest
@@ -148,6 +153,34 @@ def test_a_student_that_changes_its_logits_in_training_alone_is_refused(tmp_path
     student.forward = scaled.__get__(student)
     with run.attached(), pytest.raises(ValueError, match="`--kd_output_chunk_megabytes 0`"):
         run.loss(student, batch_for(student))
+
+
+# ---- engines; two processes under DDP: test_equivalence.py ----
+
+
+@pytest.mark.slow
+def test_a_student_sharded_by_fsdp_gets_the_gradients_of_full_logits(tmp_path):
+    root = Path(__file__).parents[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launch, str(root / "tests" / "sharded.py"), str(tmp_path / "found.json")]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    for tied in (True, False):
+        fused, plain = found[f"{tied} 3000"], found[f"{tied} 0"]
+        assert (fused.pop("fused"), plain.pop("fused")) == (True, False)
+        assert fused == pytest.approx(plain, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_a_compiled_student_learns_the_same(tmp_path):
+    student, teacher = pair("bert")
+    batch, run = batch_for(student), distillation(student, teacher, tmp_path)
+    with run.attached():
+        eager = run.loss(student, batch)[0].total
+        compiled = run.loss(torch.compile(student), batch)[0].total
+    torch.testing.assert_close(compiled, eager)
 
 
 # ---- what is left behind ----
