@@ -153,6 +153,14 @@ class DistillationArguments(TrainingArguments):
             "default the student's attention heads."
         },
     )
+    kd_output_chunk_megabytes: int | None = field(
+        default=None,
+        metadata={
+            "help": "Memory for the logits of student and teacher in MB (2^20 bytes), an integer >= 0, default 512. "
+            "The output layers of language models are computed in chunks of positions that fit it; 0 computes all "
+            "at once, and the student's outputs then hold its logits."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -249,6 +257,11 @@ class DistillationArguments(TrainingArguments):
                 )
         if self.kd_relation_heads is not None and self.kd_relation_heads < 1:
             raise ValueError(f"`kd_relation_heads` is {self.kd_relation_heads}; it must be 1 or more.")
+        if self.kd_output_chunk_megabytes is not None and self.kd_output_chunk_megabytes < 0:
+            raise ValueError(
+                f"`kd_output_chunk_megabytes` is {self.kd_output_chunk_megabytes}; it must be 0 or more. Use 0 to "
+                "compute all logits at once."
+            )
 
     def _check_layers(self) -> None:
         check_student_layers(self.student_layers, self.student_num_hidden_layers)

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import checks
 from . import projections as projection
 from . import teachers
 from .architecture import (
     CLASSIFICATION_HEADS,
     LANGUAGE_MODEL_HEADS,
-    checkpoints_reentrantly,
     head_of,
     require_head,
     text_config,
@@ -29,6 +29,8 @@ from .architecture import (
 from .capture import Capture
 from .layer_maps import resolve_layer_map
 from .losses.combine import combine, logits_term, task_term
+from .losses.output import CHUNK_BYTES, OutputLoss
+from .output_layer import fuse_output
 from .positions import Positions, find_positions, special_token_ids
 from .records import EMBEDDINGS, LAYER_TERMS, LayerPair, LossReport, Objective, Signal
 from .shared_tokens import SharedTokens
@@ -50,6 +52,8 @@ class Distillation:
         trust_remote_code: whether code from the teacher's repository may run for it.
         seed: seed of the projections' initial weights.
         label_smoothing: of the task term, 0 to 1.
+        output_chunk_bytes: memory for the logits of language models, which are then computed in
+            chunks; 0 to compute all at once.
 
     Raises:
         ValueError: student and teacher do not fit, or the objective does not fit them.
@@ -68,6 +72,7 @@ class Distillation:
         trust_remote_code: bool = False,
         seed: int = 0,
         label_smoothing: float = 0.0,
+        output_chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.student, self.teacher = student, teacher
         self.head = require_head(student)
@@ -95,12 +100,26 @@ class Distillation:
         self.teacher_inputs = frozenset(inspect.signature(unwrap_peft(teacher).forward).parameters)
         self._position_limit = teachers.position_limit(teacher)
         self._probe()
+        self._fused = fuse_output(
+            student,
+            teacher,
+            self.head,
+            objective,
+            label_smoothing=label_smoothing,
+            shared=self.shared_tokens,
+            chunk_bytes=output_chunk_bytes,
+        )
         self._undo: list[Callable[[], object]] = []
 
     @property
     def is_attached(self) -> bool:
         """Whether projections and taps are in the models."""
         return bool(self._undo)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the output layers are computed in chunks, as one loss."""
+        return self._fused is not None
 
     def attach(self) -> None:
         """Put projections and taps into the models. Does nothing if they are there."""
@@ -118,6 +137,9 @@ class Distillation:
                 self._undo.append(capture.remove)
                 capture.install()
             self._undo.append(self.student.register_forward_hook(self._hand_over).remove)
+            if self._fused is not None:
+                self._undo.append(self._fused.remove)
+                self._fused.install()
         except BaseException:
             self.detach()
             raise
@@ -165,23 +187,25 @@ class Distillation:
             teacher_context: entered around the teacher's forward pass, such as autocast.
 
         Returns:
-            The loss with its terms, and the student's outputs.
+            The loss with its terms, and the student's outputs: without logits where they were
+            computed in chunks.
 
         Raises:
             ValueError: the batch has no labels though a term needs them.
         """
-        self._require_labels(batch)
+        checks.require_labels(batch, self.head, self.objective)
         positions = self.find_positions(batch)
         counts = positions.counts() if counts is None else counts
         inputs = {name: value for name, value in batch.items() if name not in _LABELS}
         labels = {name: batch[name] for name in _LABELS if name in batch}
-        self._refuse_several_labels_a_row(labels)
+        checks.refuse_several_labels_a_row(labels, self.head, self.objective)
         selected = self._select(positions)
-        student, outputs = self._run_student(model, inputs, selected)
+        if positions.targets is not None:
+            labels["targets"] = positions.targets if selected is None else positions.targets[selected]
+        teacher = self._run_teacher(inputs, positions, teacher_context)
+        student, outputs, fused = self._run_student(model, inputs, selected, teacher, labels, counts)
         task = None
-        if self.objective.uses("task"):
-            if positions.targets is not None:
-                labels["targets"] = positions.targets if selected is None else positions.targets[selected]
+        if self.objective.uses("task") and fused is None:
             task = task_term(
                 self.head,
                 student.outputs,
@@ -191,11 +215,10 @@ class Distillation:
                 problem_type=getattr(unwrap_peft(self.student).config, "problem_type", None),
                 label_smoothing=self.label_smoothing,
             )
-        teacher = self._run_teacher(inputs, positions, teacher_context)
-        if selected is not None:  # language-model logits: compare the common vocabulary
+        if selected is not None and fused is None:  # language-model logits: compare the common vocabulary
             shared = self.shared_tokens.of_student(student.outputs["logits"])
             student = dataclasses.replace(student, outputs={"logits": shared})
-        report = combine(self.objective, self.pairs, student, teacher, positions, counts, task)
+        report = combine(self.objective, self.pairs, student, teacher, positions, counts, task, fused)
         if not (self.objective.uses("task") or self.objective.uses("logits")):
             # The head is in no term: tie it to the loss, or DDP waits for its gradient.
             unused = sum(logits.sum() for logits in student.outputs.values())
@@ -213,20 +236,35 @@ class Distillation:
         positions = self.find_positions(batch)
         inputs = {name: value for name, value in batch.items() if name not in _LABELS}
         teacher = self._run_teacher(inputs, positions, nullcontext).outputs
+        if self._fused is not None:
+            return float(self._fused.uniform_logits_term(teacher["states"], positions.counts()))
         ignorant = {name: torch.zeros_like(logits) for name, logits in teacher.items()}
         share = logits_term(self.objective, ignorant, teacher, positions, positions.counts()[1])
         return self.objective.weights["logits"] * float(share)
 
     def _run_student(
-        self, model: nn.Module, inputs: dict[str, Any], selected: Tensor | None
-    ) -> tuple[Signal, Mapping[str, Tensor]]:
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        selected: Tensor | None,
+        teacher: Signal,
+        labels: Mapping[str, Tensor],
+        counts: Tensor,
+    ) -> tuple[Signal, Mapping[str, Tensor], OutputLoss | None]:
         self._student_capture.start(selected)
         inputs = self.student_batch(inputs)
         if self.head == "causal_lm":
             inputs["use_cache"] = False
-        outputs = dict(model(**inputs, return_dict=True))
+        fused, targets = None, labels.get("targets") if self.objective.uses("task") else None
+        with self._fused.armed(teacher.outputs.get("states"), targets, counts) if self._fused else nullcontext():
+            try:
+                outputs = dict(model(**inputs, return_dict=True))
+            finally:
+                self._student_capture.take()  # of a pass that failed
+            if self._fused is not None:
+                fused = self._fused.take(outputs.pop("logits"))
         captured = outputs.pop("kd_captured")
-        if selected is not None:
+        if selected is not None and fused is None:
             outputs["logits"] = outputs["logits"][0]
         signal = Signal(
             {name: value for name, value in outputs.items() if name.endswith("logits")},
@@ -234,8 +272,8 @@ class Distillation:
             captured["attention"],
             captured["relation"],
         )
-        self._require_gradients(signal)
-        return signal, outputs
+        checks.require_gradients(self.student, signal)
+        return signal, outputs, fused
 
     def _hand_over(self, model: nn.Module, args: Any, output: Any) -> Any:
         """Return the captured tensors from the student's own forward pass.
@@ -246,6 +284,8 @@ class Distillation:
         if not self._student_capture.is_recording:
             return output
         captured = self._student_capture.take()
+        if self._fused is not None:
+            self._fused.check(output["logits"])
         hidden = projection.project(self.projections, self.pairs["hidden"], captured.hidden)
         return {
             **output,
@@ -266,10 +306,13 @@ class Distillation:
         self._teacher_capture.start(positions.compared if is_language_model and runs_head else None)
         inputs = {name: value for name, value in inputs.items() if name in self.teacher_inputs}
         inputs = self.shared_tokens.inputs(inputs)
-        with context():
+        fused = self._fused if runs_head else None
+        with context(), fused.narrowed_teacher() if fused else nullcontext():
             outputs = teachers.answer(self.teacher, inputs, runs_head=runs_head, position_limit=self._position_limit)
         captured = self._teacher_capture.take()
-        if is_language_model and runs_head:
+        if fused is not None:
+            outputs = {"states": outputs["logits"][0]}
+        elif is_language_model and runs_head:
             outputs = {"logits": self.shared_tokens.of_teacher(outputs["logits"][0])}
         elif self.label_order is not None:
             outputs = {"logits": outputs["logits"][..., self.label_order]}
@@ -282,48 +325,6 @@ class Distillation:
         if not self.objective.uses("logits"):
             return positions.labelled if self.objective.uses("task") else torch.zeros_like(positions.labelled)
         return positions.compared  # never less than the labelled ones
-
-    def _require_labels(self, batch: Mapping[str, Any]) -> None:
-        has_labels = "labels" in batch or "start_positions" in batch
-        needs_labels = self.objective.uses("task") or (
-            self.objective.uses("logits")
-            and self.objective.positions == "masked"
-            and self.head in (*LANGUAGE_MODEL_HEADS, "token_classification")
-        )
-        if needs_labels and not has_labels:
-            raise ValueError(
-                f"The batch has no labels (it holds {', '.join(sorted(batch))}), but the objective needs them. Use a "
-                "collator that makes labels, or set `--kd_task_weight 0 --kd_positions all` to learn from the teacher "
-                "alone."
-            )
-
-    def _refuse_several_labels_a_row(self, labels: Mapping[str, Any]) -> None:
-        """transformers infers multi-label classification from labels that are fractions: no softmax then."""
-        if self.head != "sequence_classification" or not self.objective.uses("logits") or "labels" not in labels:
-            return
-        if labels["labels"].is_floating_point() and self.objective.logits_divergence != "mse":
-            raise ValueError(
-                "The labels are fractions, so the student is trained for regression or for several labels a row, and "
-                f"its logits are no distribution over classes: `{self.objective.logits_divergence}` would compare "
-                "nonsense. Use `--kd_logits_divergence mse`."
-            )
-
-    def _require_gradients(self, signal: Signal) -> None:
-        """Layer terms must train something."""
-        if not torch.is_grad_enabled():
-            return
-        tensors = [*signal.hidden.values(), *signal.attention.values(), *(q for q, _, _ in signal.relation.values())]
-        if not tensors or any(tensor.requires_grad for tensor in tensors) and not checkpoints_reentrantly(self.student):
-            return
-        if checkpoints_reentrantly(self.student):
-            raise ValueError(
-                "Reentrant activation checkpointing runs the student's layers without gradients, so the layer terms "
-                "would train nothing. Set `gradient_checkpointing_kwargs={'use_reentrant': False}`."
-            )
-        raise ValueError(
-            "Nothing that can be trained lies below the student layers that are compared, so the layer terms would "
-            "train nothing. Unfreeze lower layers, put adapters there, or compare higher layers."
-        )
 
     def _match_labels(self, objective: Objective) -> list[int] | None:
         if not objective.uses("logits") or self.head not in CLASSIFICATION_HEADS:

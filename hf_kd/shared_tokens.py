@@ -29,6 +29,7 @@ class SharedTokens:
         # One plain matrix with a row a token: other output layers run whole, and columns are picked.
         plain = type(layer) is nn.Linear and len(layer.weight) == text_config(teacher).vocab_size
         self._output: nn.Linear | None = layer if plain and match.teacher_columns is not None else None
+        self._kept: tuple[Tensor, Tensor | None] | None = None
 
     def attach(self) -> Callable[[], None]:
         """Let the teacher compute the shared tokens' logits alone. Its weights are not changed.
@@ -39,15 +40,25 @@ class SharedTokens:
         if self._output is None or self.match.teacher_columns is None:
             return lambda: None
         layer = self._output
-        rows = self.match.teacher_columns.to(layer.weight.device)
-        weight = layer.weight.detach()[rows]
-        bias = None if layer.bias is None else layer.bias.detach()[rows]
+        weight, bias = self._kept = self.output_rows(layer)
 
         def forward(hidden: Tensor) -> Tensor:
             return functional.linear(hidden, weight, bias)
 
+        def undo() -> None:
+            del layer.forward
+            self._kept = None
+
         layer.forward = forward
-        return lambda: delattr(layer, "forward")
+        return undo
+
+    def output_rows(self, layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the teacher's output layer for the shared tokens. Shapes (compared, D), (compared,)."""
+        if self._kept is not None:
+            return self._kept
+        columns = self.match.teacher_columns
+        rows = slice(self.match.compared) if columns is None else columns.to(layer.weight.device)
+        return layer.weight.detach()[rows], None if layer.bias is None else layer.bias.detach()[rows]
 
     def inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch in the teacher's token ids.

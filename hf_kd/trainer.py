@@ -20,6 +20,7 @@ from .architecture import require_head, unwrap_peft
 from .arguments import DistillationArguments
 from .distillation import Distillation
 from .item_counts import UPSTREAM_ISSUE, ignores_item_count
+from .losses.output import CHUNK_BYTES
 from .meter import TermMeter, scale_warning
 from .positions import IGNORED
 from .records import StudentPlan
@@ -165,6 +166,7 @@ class DistillationTrainer(Trainer):
                 trust_remote_code=args.teacher_trust_remote_code,
             )
         use_master_weights(student)
+        chunk = args.kd_output_chunk_megabytes
         self.distillation = Distillation(
             student,
             self.teacher,
@@ -175,6 +177,7 @@ class DistillationTrainer(Trainer):
             trust_remote_code=args.teacher_trust_remote_code,
             seed=args.seed,
             label_smoothing=args.label_smoothing_factor,
+            output_chunk_bytes=CHUNK_BYTES if chunk is None else chunk * 2**20,
         )
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
@@ -237,7 +240,11 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The distillation loss in training; the task's own loss in evaluation and without a teacher."""
+        """The distillation loss in training; the task's own loss in evaluation and without a teacher.
+
+        The outputs of a language model in training hold no logits, unless `kd_output_chunk_megabytes`
+        is 0: no more than a chunk of them exists at a time.
+        """
         if self.distillation is None:
             return self._task_loss(model, inputs, return_outputs, num_items_in_batch)
         if not model.training:

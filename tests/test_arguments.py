@@ -118,7 +118,7 @@ def test_an_unknown_choice_is_refused_by_the_parser(capsys):
 KINDS = (
     r"one of ",
     r"true or false",
-    r"an integer (>= 1|from 1)",
+    r"an integer (>= [01]|from 1)",
     r"dimensionless, >=? 0",
     r"Hub id or a local folder",
     r"branch, tag or commit",
@@ -213,6 +213,7 @@ def test_weights_below_0_or_without_end_are_refused(term, weight):
     "message, settings",
     [
         ("`kd_relation_heads` is 0; it must be 1 or more.", {"kd_relation_heads": 0}),
+        ("`kd_output_chunk_megabytes` is -1; it must be 0 or more.", {"kd_output_chunk_megabytes": -1}),
         ("`student_num_hidden_layers` is 0; a student needs 1 layer or more.", {"student_num_hidden_layers": 0}),
         ("`student_layers` is 'middle'; it must be uniform, first, last or layers", {"student_layers": "middle"}),
         ("`student_layers` is last, but `student_num_hidden_layers` does not say how", {"student_layers": "last"}),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..positions import Positions
+    from .output import OutputLoss
 
 
 def combine(
@@ -26,6 +27,7 @@ def combine(
     positions: Positions,
     counts: Tensor,
     task: Tensor | None,
+    fused: OutputLoss | None = None,
 ) -> LossReport:
     """Weigh and add every term that the objective uses.
 
@@ -39,6 +41,7 @@ def combine(
         counts: labelled positions, compared positions and real tokens of the whole optimizer step.
             Shape (3,).
         task: the task term of this batch, reduced. Shape (). None if it has weight 0.
+        fused: task and logits term, if they were computed together from hidden states.
 
     Returns:
         The loss and its weighted terms.
@@ -47,7 +50,7 @@ def combine(
     values: dict[str, Tensor] = {}
     if task is not None:
         values["task"] = task
-    if objective.uses("logits"):
+    if objective.uses("logits") and fused is None:
         values["logits"] = logits_term(objective, student.outputs, teacher.outputs, positions, compared)
     if objective.uses("attention"):
         distance = ATTENTION_DISTANCES[objective.attention_distance]
@@ -70,7 +73,11 @@ def combine(
     for term in set(values) & {"attention", "hidden", "relation"}:
         values[term] = share_of_mean(values[term], positions.tokens, tokens)
     terms = {term: objective.weights[term] * value for term, value in values.items()}
-    total = torch.stack([term.to(torch.promote_types(term.dtype, torch.float32)) for term in terms.values()]).sum()
+    summands = list(terms.values())
+    if fused is not None:
+        own = {name: getattr(fused, name) for name in ("task", "logits") if objective.uses(name)}
+        terms, summands = own | terms, [fused.total, *summands]
+    total = torch.stack([term.to(torch.promote_types(term.dtype, torch.float32)) for term in summands]).sum()
     return LossReport(total, {name: term.detach() for name, term in terms.items()})
 
 
