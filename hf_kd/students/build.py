@@ -98,6 +98,8 @@ def student_config(config: PreTrainedConfig, plan: StudentPlan) -> PreTrainedCon
     cut.num_hidden_layers = len(plan.kept_layers)
     for name, (old, new) in plan.sizes.items():
         if name == "head_size":
+            if getattr(config, "attention_head_size", None):
+                cut.attention_head_size = new
             continue
         if getattr(config, name) != old:
             raise ValueError(

@@ -84,6 +84,10 @@ def plan_student(
             "Importance is measured on text, but no sample was given. Give `sample=sample_batches(tokenizer, texts)` "
             "(`--text FILE...` on the command line), or choose another rule."
         )
+    if measures and not sum(int(batch["attention_mask"].sum()) for batch in sample or ()):
+        raise ValueError(
+            "The sample for measuring importance holds no token. Give text of the languages that the student is for."
+        )
     count = len(transformer_layers(teacher))
     if layers == "importance" and sample is not None:
         kept, rule = _important_layers(teacher, num_hidden_layers, sample, progress)
@@ -135,7 +139,7 @@ def _sizes(
     new_hidden = sizes.get("hidden_size", (0, config.hidden_size))[1]
     new_heads = sizes.get("num_attention_heads", (0, config.num_attention_heads))[1]
     old_size = head_size(config)
-    new_size = old_size if getattr(config, "attention_head_size", None) else new_hidden // new_heads
+    new_size = new_hidden // new_heads
     if new_hidden % new_heads:
         fitting = [h for h in range(1, config.num_attention_heads + 1) if new_hidden % h == 0]
         raise ValueError(
