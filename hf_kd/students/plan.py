@@ -108,7 +108,7 @@ def plan_student(
     if weights == "random" or not set(sizes) - {"num_hidden_layers"}:
         return _with_notes(plan, family)
     require_cut(family, config, WIDTH)
-    _require_named(teacher, family)
+    require_named(teacher, family)
     return _with_notes(_with_units(plan, teacher, family, width, sample), family)
 
 
@@ -116,6 +116,20 @@ def layer_prefix(model: PreTrainedModel) -> str:
     """The name of the model's list of layers, with a dot."""
     layers = transformer_layers(model)
     return next(name for name, module in model.named_modules() if module is layers) + "."
+
+
+def require_named(teacher: PreTrainedModel, family: Family) -> None:
+    """Refuse a width cut of a model with parameters that the family's table does not name.
+
+    Raises:
+        ValueError: it has some, such as those of a head of one's own.
+    """
+    unnamed = unnamed_parameters(teacher, family)
+    if unnamed:
+        raise ValueError(
+            f"`{type(teacher).__name__}` has {len(unnamed)} parameters that no width cut knows how to cut (first: "
+            f"{unnamed[0]}). Cut its depth alone, or take a teacher with a standard head."
+        )
 
 
 def _sizes(
@@ -289,15 +303,6 @@ def _weight_scores(teacher: PreTrainedModel, family: Family, prefix: str, kept: 
         {},
         {layer: (reads["value", layer] * writes["context", layer]).square() for layer in kept},
     )
-
-
-def _require_named(teacher: PreTrainedModel, family: Family) -> None:
-    unnamed = unnamed_parameters(teacher, family)
-    if unnamed:
-        raise ValueError(
-            f"`{type(teacher).__name__}` has {len(unnamed)} parameters that no width cut knows how to cut (first: "
-            f"{unnamed[0]}). Cut its depth alone, or take a teacher with a standard head."
-        )
 
 
 def _with_notes(plan: StudentPlan, family: Family) -> StudentPlan:
