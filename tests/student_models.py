@@ -19,7 +19,7 @@ _DEBERTA = _BERT | {
     "norm_rel_ebd": "layer_norm",
     "type_vocab_size": 0,
 }
-_DISTILBERT = {"dim": 16, "hidden_dim": 24, "n_layers": LAYERS, "n_heads": 4, "dropout": 0.0, "attention_dropout": 0.0}
+_DISTILBERT = {"dim": 16, "hidden_dim": 24, "n_heads": 4, "dropout": 0.0, "attention_dropout": 0.0}
 _MODERNBERT = {"local_attention": 8, "cls_token_id": CLS, "sep_token_id": SEP, "bos_token_id": CLS, "eos_token_id": SEP}
 _DECODER = _BASE | _WIDTH | {"num_key_value_heads": 2, "bos_token_id": BOS, "eos_token_id": EOS}
 
