@@ -130,6 +130,111 @@ class StudentPlan:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A measured number and how far it hangs on the rows that were drawn.
+
+    Attributes:
+        value: the number.
+        low: lower end of the middle 95 % of resampled values; None if it was not resampled.
+        high: upper end.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class LanguageEvaluation:
+    """Student and teacher on one language's held-out rows.
+
+    Attributes:
+        language: code or name, as given.
+        task: task identifier of the Hub, such as "fill-mask".
+        rows: rows measured on.
+        items: what was counted, such as masked tokens; see `unit`.
+        unit: what `items` counts.
+        data: first digits of the SHA-256 of the data.
+        student: the student's scores by metric.
+        teacher: the teacher's scores on the same rows.
+        fidelity: how alike the two answer.
+        retention: student's score over the teacher's, by metric; shares, not percent.
+    """
+
+    language: str
+    task: str
+    rows: int
+    items: int
+    unit: str
+    data: str
+    student: Mapping[str, Estimate]
+    teacher: Mapping[str, Estimate]
+    fidelity: Mapping[str, Estimate]
+    retention: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One forward pass at one shape.
+
+    Attributes:
+        rows: rows at once.
+        tokens: tokens a row.
+        milliseconds: median of the turns, with their quartiles as `low` and `high`.
+        rows_a_second: rows over the median.
+        peak_megabytes: highest memory in use on the accelerator, 10⁶ bytes; None on a CPU.
+    """
+
+    rows: int
+    tokens: int
+    milliseconds: Estimate
+    rows_a_second: float
+    peak_megabytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model weighs and how fast it is.
+
+    Attributes:
+        parameters: number of parameters, tied ones once.
+        megabytes: parameters and buffers in memory, 10⁶ bytes.
+        file_megabytes: weight files, 10⁶ bytes; None if they were not found.
+        timings: one entry a shape; empty if speed was not measured.
+    """
+
+    parameters: int
+    megabytes: float
+    file_megabytes: float | None = None
+    timings: tuple[Timing, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A student measured against its teacher.
+
+    Attributes:
+        weights: SHA-256 of the student's weights, which the figures are of.
+        teacher: Hub id of the teacher measured; None if it came from a folder.
+        languages: one entry a language.
+        mean: the mean over languages, each counting the same; None for a single language.
+        student_cost: what the student costs.
+        teacher_cost: what the teacher costs.
+        settings: seed, mask ratio, shapes, device and the like.
+        versions: library versions by name.
+    """
+
+    weights: str
+    teacher: str | None
+    languages: tuple[LanguageEvaluation, ...]
+    mean: LanguageEvaluation | None
+    student_cost: Cost
+    teacher_cost: Cost
+    settings: Mapping[str, object]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """Everything a model card is made of: plain values, no local paths.
 
@@ -150,6 +255,14 @@ class RunFacts:
         tags: further tags.
         versions: library versions by name.
         peft: whether the student is a peft adapter.
+        adapter: the adapter's own settings by name; empty without one.
+        licence_from: whose card the licence was read from; None if the caller named it.
+        repository: Hub id that the student is published under, if it is.
+        data: number of rows trained on, in all and by language.
+        hardware: processor, accelerators and the like.
+        command: the command of the run, word by word, without local paths and secrets.
+        carbon_kilograms: emissions as codecarbon estimated them; None if it did not run.
+        evaluation: what `hf-kd compare` measured; None if it has not.
     """
 
     model_name: str
@@ -168,3 +281,11 @@ class RunFacts:
     tags: tuple[str, ...]
     versions: Mapping[str, str]
     peft: bool = False
+    adapter: Mapping[str, object] = field(default_factory=dict)
+    licence_from: str | None = None
+    repository: str | None = None
+    data: Mapping[str, object] = field(default_factory=dict)
+    hardware: Mapping[str, object] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    carbon_kilograms: float | None = None
+    evaluation: Evaluation | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from . import card, facts, projections
+from . import facts, projections, publication
 from .architecture import require_head, unwrap_peft
 from .arguments import DistillationArguments
 from .distillation import Distillation
@@ -62,6 +63,7 @@ class DistillationTrainer(Trainer):
         self._teacher_name = None if teacher is None else facts.name_of(teacher)
         self.student_plan: StudentPlan | None = None
         self.distillation: Distillation | None = None
+        self._card_arguments: dict[str, Any] = {}
         self._meter = TermMeter()
         self._step_counts: Tensor | None = None
         self._reported_start = False
@@ -336,6 +338,9 @@ class DistillationTrainer(Trainer):
         if self.distillation is not None and self.distillation.is_attached and self.args.should_save:
             if self.distillation.projections is not None:
                 projections.save(self.distillation.projections, output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.distillation is not None and self.args.should_save and not folder.name.startswith("checkpoint-"):
+            publication.save_facts(folder, facts.gather(self, self.distillation, **self._card_arguments))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -360,7 +365,8 @@ class DistillationTrainer(Trainer):
         elif self.is_world_process_zero():
             given = inspect.signature(Trainer.create_model_card).bind(self, *args, **kwargs).arguments
             given.pop("self")
-            card.write(self.args.output_dir, facts.gather(self, self.distillation, **given))
+            self._card_arguments = given
+            publication.write(self.args.output_dir, facts.gather(self, self.distillation, **given))
 
 
 class _StartReport(TrainerCallback):

@@ -57,13 +57,14 @@ def main():
     pushed = trainer.push_to_hub(dataset_tags="org/data", language="sw", tasks="fill-mask")
     student, loading = AutoModelForMaskedLM.from_pretrained(repository, output_loading_info=True)
     own = trainer.model.state_dict()
+    folder_made = Path(given["output_dir"])
     report = {
         "commit": pushed.oid,
         "loading": {name: sorted(map(str, found)) for name, found in loading.items()},
         "same_weights": all(torch.equal(own[name], weight) for name, weight in student.state_dict().items()),
         "layers": student.config.num_hidden_layers,
         "vocabulary": len(AutoTokenizer.from_pretrained(repository)),
-        "folder": sorted(str(path.relative_to(given["output_dir"])) for path in Path(given["output_dir"]).iterdir()),
+        "folder": sorted(str(path.relative_to(folder_made)) for path in folder_made.rglob("*") if path.is_file()),
     }
     print(json.dumps(report))
 

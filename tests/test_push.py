@@ -10,6 +10,7 @@ import pytest
 from hub_server import Hub, card_errors
 
 import hf_kd
+from hf_kd import card, facts_file
 
 pytestmark = pytest.mark.hub
 TOKEN = "hf_sentinelSentinelSentinel"
@@ -55,7 +56,7 @@ def test_a_pushed_student_comes_back(pushed):
 def test_the_hub_holds_what_the_folder_holds(pushed):
     folder, hub, report, _ = pushed
     content = hub.content("tester/tiny-student")
-    assert set(content) - {".gitattributes"} == {name for name in report["folder"] if name != "runs"}
+    assert set(content) - {".gitattributes"} == set(report["folder"])
     for name in set(content) - {".gitattributes"}:
         assert content[name] == (folder / "secret-user" / "student" / name).read_bytes()
 
@@ -64,6 +65,14 @@ def test_the_card_passes_the_hubs_check(pushed):
     _, hub, *_ = pushed
     assert "POST /api/validate-yaml" in hub.requests
     assert card_errors(hub.content("tester/tiny-student")["README.md"].decode()) == []
+
+
+def test_the_published_card_is_made_of_the_published_facts(pushed):
+    _, hub, *_ = pushed
+    content = hub.content("tester/tiny-student")
+    facts = facts_file.loads(content[facts_file.FILE_NAME].decode())
+    assert card.compose(facts).encode() == content["README.md"]
+    assert facts.repository == "tester/tiny-student" and facts.command[:2] == ("python", "push_student.py")
 
 
 def test_no_token_and_no_path_is_published(pushed):

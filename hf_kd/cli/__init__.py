@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .card import card
 from .demo import demo
 from .recipes import recipes
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, recipes):
+for command in (demo, recipes, card):
     app.command()(command)
 
 
