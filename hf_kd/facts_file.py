@@ -28,7 +28,7 @@ VERSION = 1
 REMOVED = "(removed)"
 _SECRET = re.compile(r"\b(hf|ghp|gho|sk|glpat|xox[bp])[_-][A-Za-z0-9_-]{16,}|\bapi_org_[A-Za-z0-9]{16,}")
 _LOCAL = re.compile(
-    r"(?<![\w:/.])/[\w.@+-]+(/[\w.@+ -]*[\w.@+-])+|~[/\\][^\s\"']*|\b[A-Za-z]:[\\/][^\s\"']*|\\\\[\w.-]+\\[^\s\"']*"
+    r"(?<![\w:/.])/[\w.@+-]+(/[\w.@+-]+)+|~[/\\][^\s\"']*|\b[A-Za-z]:[\\/][^\s\"']*|\\\\[\w.-]+\\[^\s\"']*"
     r"|\bfile://[^\s\"']*"
 )
 
