@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 _LIBRARIES = ("transformers", "torch", "datasets", "tokenizers", "peft")
 
-_TASKS = {
+TASKS = {
     "masked_lm": "fill-mask",
     "causal_lm": "text-generation",
     "sequence_classification": "text-classification",
     "token_classification": "token-classification",
     "question_answering": "question-answering",
 }
+"""The Hub's name of the task of each head."""
 
 
 def gather(
@@ -75,7 +76,7 @@ def gather(
         languages=_strings(language),
         licence=license or inherited,
         datasets=tuple(name for name in _strings(dataset_tags) or _strings(dataset) if hub_id(name)),
-        tasks=_strings(tasks) or ((_TASKS[head],) if head in _TASKS else ()),
+        tasks=_strings(tasks) or ((TASKS[head],) if head in TASKS else ()),
         tags=_strings(tags),
         versions={"hf-kd": __version__} | {name: version(name) for name in _LIBRARIES},
         peft=student is not whole,

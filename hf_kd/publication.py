@@ -81,3 +81,9 @@ def _draw(folder: Path, facts: RunFacts) -> None:
         from .evaluation import curves, style  # a second of importing, spared where nothing is drawn
 
         style.save(curves.draw_loss_terms(facts.history), folder / card.IMAGES["loss"])
+    if facts.evaluation is not None:
+        from .evaluation import plots, style
+
+        measured = {"student": facts.evaluation}
+        style.save(plots.draw_languages(measured), folder / card.IMAGES["languages"])
+        style.save(plots.draw_quality(measured), folder / card.IMAGES["quality"])

@@ -13,6 +13,7 @@ import models
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_kd import DistillationArguments, DistillationTrainer
@@ -25,7 +26,9 @@ def tokenizer():
     special = {models.PAD: "[PAD]", models.CLS: "[CLS]", models.SEP: "[SEP]", models.MASK: "[MASK]", 0: "[UNK]"}
     words = {special.get(number, f"w{number}"): number for number in range(models.VOCABULARY)}
     names = {f"{word.strip('[]').lower()}_token": word for word in special.values()}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="[UNK]")), **names)
+    made = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
 
 
 def main():

@@ -12,6 +12,7 @@ import typer
 
 from .. import __version__
 from .card import card
+from .compare import compare
 from .demo import demo
 from .recipes import recipes
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, recipes, card):
+for command in (demo, recipes, compare, card):
     app.command()(command)
 
 

@@ -56,10 +56,10 @@ def measure_costs(
         on_shape: called after each shape.
     """
     limits = (position_limit(model) for model in models.values())
-    limit = min((limit for limit in limits if limit is not None), default=max(tokens for _, tokens in shapes))
+    limit = min((limit for limit in limits if limit is not None), default=None)
     timings: dict[str, list[Timing]] = {name: [] for name in models}
     for rows, tokens in shapes:
-        if tokens <= limit:
+        if limit is None or tokens <= limit:
             for name, timing in _time(models, rows, tokens, rounds).items():
                 timings[name].append(timing)
         on_shape()
@@ -81,7 +81,8 @@ def _time(models: Mapping[str, PreTrainedModel], rows: int, tokens: int, rounds:
         if model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(model.device)
         # The same token everywhere: what it is does not change the time.
-        ids = torch.full((rows, tokens), 5, device=model.device)
+        token = model.config.get_text_config().vocab_size - 1
+        ids = torch.full((rows, tokens), token, device=model.device)
         with torch.inference_mode():
             model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
         if model.device.type == "cuda":

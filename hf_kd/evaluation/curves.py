@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..records import TERMS
-from .style import DASHES, PALETTE, new_figure, tidy
+from .style import DASHES, PALETTE, add_legend, new_figure, tidy
 
 
 def draw_loss_terms(history: Iterable[Mapping[str, Any]]) -> Figure:
@@ -35,5 +35,5 @@ def draw_loss_terms(history: Iterable[Mapping[str, Any]]) -> Figure:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss, each term with its weight")
     tidy(axes)
-    picture.legend(loc="outside upper center", ncols=3, frameon=False)
+    add_legend(picture, axes)
     return picture

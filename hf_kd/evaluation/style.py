@@ -34,6 +34,14 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def add_legend(picture: Figure, axes: Axes) -> None:
+    """The legend of `axes` above the picture, in as many columns as its labels leave room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    column = 0.75 + 0.08 * max(map(len, labels))  # inches: the sample, then about this much a letter
+    columns = max(1, min(3, int(picture.get_figwidth() / column)))
+    picture.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
+
+
 def plain(text: str) -> str:
     """A name as a label shows it: no formulas, and short."""
     flat = " ".join(text.split()).replace("$", r"\$")

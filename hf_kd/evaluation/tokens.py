@@ -105,7 +105,9 @@ def score_group(
         of_students = {}
         for name, student in students.items():
             logits = _answer(student, batch, asked)
-            found = answer_statistics(logits, _targets(student, labels[asked])) | fidelity_statistics(logits, expected)
+            found = answer_statistics(logits, _targets(student, labels[asked]))
+            shared = min(logits.shape[-1], expected.shape[-1])  # beyond, one of them is padded
+            found |= fidelity_statistics(logits[:, :shared], expected[:, :shared])
             of_students[name] = _by_row(found, rows, len(batch))
         batches.append((chosen, own, of_students))
     order = np.argsort(np.concatenate([np.asarray(chosen) for chosen, _, _ in batches]))
