@@ -81,6 +81,7 @@ class Hub:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.faults: list[Fault] = []
+        self.is_serving = False
         self._since_fault = 0
         self._lock = threading.Lock()
 
@@ -110,9 +111,11 @@ class Hub:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
+        self.is_serving = True
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
+            self.is_serving = False
             server.shutdown()
             server.server_close()
             thread.join()
@@ -121,6 +124,8 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # one packet an answer: the client need not wait for its second half
 
     def log_message(self, *args: object) -> None:
         pass
@@ -136,6 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.route, self.query = unquote(url.path), parse_qs(url.query)
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if not self.hub.is_serving:  # a connection that was kept open
+            return self._cut()
         fault = self.hub.next_fault(f"{self.command} {url.path}")
         if fault is not None and fault.kind == "cut":
             if fault.obeyed:

@@ -40,7 +40,8 @@ def pushed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("push")
     hub = Hub(TOKEN)
     with hub.serve() as endpoint:
-        done = run("push_student.py", folder, "tester/tiny-student", endpoint=endpoint, home=folder / "home")
+        words = (folder, "tester/tiny-student", json.dumps({"hub_token": TOKEN}))
+        done = run("push_student.py", *words, endpoint=endpoint, home=folder / "home")
     assert done.returncode == 0, done.stderr
     return folder, hub, json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
 

@@ -14,6 +14,7 @@ from .. import __version__
 from .card import card
 from .compare import compare
 from .demo import demo
+from .push import push
 from .recipes import recipes
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, recipes, compare, card):
+for command in (demo, recipes, compare, card, push):
     app.command()(command)
 
 
