@@ -14,11 +14,14 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    DataCollatorForLanguageModeling,
 )
 from typer.testing import CliRunner
 
-from hf_kd import trim_vocabulary
+from hf_kd import DistillationArguments, DistillationTrainer, facts_file, trim_vocabulary
+from hf_kd.card import inline
 from hf_kd.cli import app
+from hf_kd.plan_words import sentences
 from hf_kd.students import build_student
 from hf_kd.students.folder import PLAN_FILE, plan_from_json, plan_to_json, read_plan
 from hf_kd.students.source import load_source
@@ -77,6 +80,34 @@ def test_a_student_is_written_whole(home, tmp_path):
     count = sum(parameter.numel() for parameter in student.parameters())
     assert f"| parameters | {count:,} |" in card and "layers 4 → 2, hidden size 16 → 8" in card
     assert str(home) not in card + (out / PLAN_FILE).read_text() + (out / "config.json").read_text()
+
+
+def test_the_plan_goes_on_into_the_card_of_the_trained_student(home, tmp_path):
+    text = home / f"{sorted(LINES)[0]}.txt"
+    cut = ["--layers", "0,2", "--coverage", "1", "--text", text]
+    assert hf_kd("student", home / "teacher", tmp_path / "cut", *cut).exit_code == 0
+    args = DistillationArguments(
+        output_dir=str(tmp_path / "out"),
+        teacher_model_name_or_path=str(home / "teacher"),
+        max_steps=1,
+        use_cpu=True,
+        report_to="none",
+    )
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "cut")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "cut")
+    rows = [
+        {"input_ids": ids}
+        for ids in tokenizer(text.read_text().splitlines(), truncation=True, max_length=38)["input_ids"]
+    ]
+    collator = DataCollatorForLanguageModeling(tokenizer)
+    run = DistillationTrainer(student, args, collator, rows, processing_class=tokenizer)
+    run.train()
+    run.save_model()
+    run.create_model_card()
+    plan = read_plan(tmp_path / "cut")
+    assert facts_file.load(args.output_dir).plan == plan
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert all(inline(sentence) in card for sentence in sentences(plan))
 
 
 def test_a_dry_run_shows_sizes_and_writes_nothing(home, tmp_path):

@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 
 from hf_kd import build_student
-from hf_kd.records import TrimPlan
+from hf_kd.plans import TrimPlan
 from hf_kd.students import plan_student
 from hf_kd.students.sizes import planned_sizes, sizes_of
 

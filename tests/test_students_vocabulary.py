@@ -7,7 +7,7 @@ import pytest
 import student_models as sm
 import torch
 
-from hf_kd.records import TrimPlan
+from hf_kd.plans import TrimPlan
 from hf_kd.students import trim_model
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}

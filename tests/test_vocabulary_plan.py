@@ -10,7 +10,7 @@ import transformers as hf
 from tiny_tokenizers import LINES, TOKENIZERS, bert, general_unigram, gpt2, llama, qwen2, xlm_roberta
 from tokenizers import Tokenizer, models
 
-from hf_kd.records import TrimPlan
+from hf_kd.plans import TrimPlan
 from hf_kd.vocabulary import LanguageCounts, TokenCounts, count_tokens, plan_trim
 from hf_kd.vocabulary.backend import fingerprint, read_backend
 from hf_kd.vocabulary.tokenizers import trim_backend

@@ -16,7 +16,7 @@ from .failure import fail
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..records import StudentPlan, TrimPlan
+    from ..plans import StudentPlan, TrimPlan
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def carry_out(request: Request, console: Console) -> None:
 def _carry_out(request: Request, console: Console) -> None:
     import torch
 
-    from ..facts import hub_id_of
+    from ..facts import with_origin
     from ..students import build_student, plan_student
     from ..students.folder import check_output
     from ..students.report import size_table
@@ -97,9 +97,7 @@ def _carry_out(request: Request, console: Console) -> None:
     sample = _sample(request, tokenizer, position_limit(teacher)) if "importance" in _rules(request) else None
     with console.status("Planning"):
         plan = plan_student(teacher, sample=sample, progress=_bar, **request.shape)
-    name = hub_id_of(teacher)
-    revision = getattr(teacher.config, "_commit_hash", None) if name else None
-    plan = dataclasses.replace(plan, trim=trim, teacher=name, teacher_revision=revision)
+    plan = with_origin(dataclasses.replace(plan, trim=trim), teacher)
     if request.dry_run:
         _show(console, plan)
         console.print(size_table(planned_sizes(teacher, plan), sizes_of(teacher)))
@@ -139,7 +137,7 @@ def _write(
 
 
 def _show(console: Console, plan: StudentPlan) -> None:
-    from ..students.words import sentences
+    from ..plan_words import sentences
 
     for sentence in sentences(plan):
         console.print(f"- {sentence}", highlight=False, markup=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..architecture import text_config, transformer_layers, unwrap_peft
-from ..records import StudentPlan, TrimPlan
+from ..plans import StudentPlan, TrimPlan
 from .families import DEPTH, VOCABULARY, WIDTH, Family, axes_of, family_of, layer_number, require_cut
 from .maps import StudentMaps, moved_padding, student_maps, transfer, transfer_vector
 from .plan import layer_prefix, plan_student, require_named

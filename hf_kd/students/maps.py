@@ -16,7 +16,7 @@ from .families import axes_of, family_of, head_size, layer_number
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..records import StudentPlan
+    from ..plans import StudentPlan
 
 _ROWS = 4096  # rows of a large matrix that are held twice at a time
 

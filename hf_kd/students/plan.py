@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..architecture import text_config, transformer_layers, unwrap_peft
 from ..layer_maps import choose_student_layers
-from ..records import StudentPlan
+from ..plans import StudentPlan
 from .factors import residual_basis
 from .families import DEPTH, WIDTH, Family, axes_of, family_of, head_size, layer_number, require_cut, unnamed_parameters
 from .importance import Sample, UnitScores, describe_sample, layer_importance, unit_importance

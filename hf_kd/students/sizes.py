@@ -17,7 +17,7 @@ from .plan import layer_prefix
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..records import StudentPlan
+    from ..plans import StudentPlan
 
 PARTS = ("word embeddings", "attention", "feed-forward", "other")
 

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers.utils import logging
 
-from ..records import TrimPlan
+from ..plans import TrimPlan
 from .backend import fingerprint, is_byte_level, merge_parts, read_backend, template_ids, unknown_id
 
 if TYPE_CHECKING:

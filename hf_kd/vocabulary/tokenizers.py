@@ -16,7 +16,7 @@ from .backend import check_fast, fingerprint, merge_parts, read_backend
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..records import TrimPlan
+    from ..plans import TrimPlan
 
 logger = logging.get_logger(__name__)
 

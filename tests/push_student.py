@@ -1,0 +1,76 @@
+"""In a process of its own, since the client reads HF_ENDPOINT when imported: train a tiny student with
+`push_to_hub`, then load what landed. Prints one JSON object.
+
+    HF_ENDPOINT=... python tests/push_student.py FOLDER REPOSITORY [SETTINGS_AS_JSON]
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import models
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from hf_kd import DistillationArguments, DistillationTrainer
+
+torch.set_num_threads(1)
+
+
+def tokenizer():
+    """Every number of the tiny models' vocabulary is a word."""
+    special = {models.PAD: "[PAD]", models.CLS: "[CLS]", models.SEP: "[SEP]", models.MASK: "[MASK]", 0: "[UNK]"}
+    words = {special.get(number, f"w{number}"): number for number in range(models.VOCABULARY)}
+    names = {f"{word.strip('[]').lower()}_token": word for word in special.values()}
+    made = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
+
+
+def main():
+    folder, repository = sys.argv[1:3]
+    settings = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    os.chdir(folder)
+    given = {
+        "output_dir": "secret-user/student",
+        "push_to_hub": True,
+        "hub_model_id": repository,
+        "student_num_hidden_layers": 1,
+        "max_steps": 4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    trainer = DistillationTrainer(
+        model=models.model(layers=2, seed=1),
+        args=DistillationArguments(**given | settings),
+        train_dataset=models.rows(16),
+        eval_dataset=models.rows(8, seed=5),
+        data_collator=models.collate,
+        processing_class=tokenizer(),
+    )
+    trainer.train()
+    trainer.evaluate()
+    pushed = trainer.push_to_hub(dataset_tags="org/data", language="sw", tasks="fill-mask")
+    student, loading = AutoModelForMaskedLM.from_pretrained(repository, output_loading_info=True)
+    own = trainer.model.state_dict()
+    folder_made = Path(given["output_dir"])
+    report = {
+        "commit": pushed.oid,
+        "loading": {name: sorted(map(str, found)) for name, found in loading.items()},
+        "same_weights": all(torch.equal(own[name], weight) for name, weight in student.state_dict().items()),
+        "layers": student.config.num_hidden_layers,
+        "vocabulary": len(AutoTokenizer.from_pretrained(repository)),
+        "folder": sorted(str(path.relative_to(folder_made)) for path in folder_made.rglob("*") if path.is_file()),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

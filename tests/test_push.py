@@ -1,0 +1,98 @@
+"""The Trainer's push, against a Hub on loopback, by the real client in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import Hub, card_errors
+
+import hf_kd
+from hf_kd import card, facts_file
+
+pytestmark = pytest.mark.hub
+TOKEN = "hf_sentinelSentinelSentinel"
+HERE = Path(__file__).parent
+
+
+def run(script, *arguments, endpoint, home, **environment):
+    """Run a script of this folder with the client pointed at `endpoint`."""
+    variables = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HOME": str(home),
+        "HF_TOKEN": TOKEN,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(hf_kd.__file__).parents[1]), str(HERE)]),
+        **environment,
+    }
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory):
+    """One training run with `push_to_hub`: the Hub, its report, and everything that it printed."""
+    folder = tmp_path_factory.mktemp("push")
+    hub = Hub(TOKEN)
+    with hub.serve() as endpoint:
+        words = (folder, "tester/tiny-student", json.dumps({"hub_token": TOKEN}))
+        done = run("push_student.py", *words, endpoint=endpoint, home=folder / "home")
+    assert done.returncode == 0, done.stderr
+    return folder, hub, json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
+
+
+def test_a_pushed_student_comes_back(pushed):
+    _, hub, report, _ = pushed
+    assert not any(report["loading"].values()), report["loading"]
+    assert report["same_weights"] and report["layers"] == 1 and report["vocabulary"] == 64
+    repository = hub.repositories["tester/tiny-student"]
+    assert repository.branches["main"] == report["commit"] and repository.messages[-1] == "End of training"
+
+
+def test_the_hub_holds_what_the_folder_holds(pushed):
+    folder, hub, report, _ = pushed
+    content = hub.content("tester/tiny-student")
+    assert set(content) - {".gitattributes"} == set(report["folder"])
+    for name in set(content) - {".gitattributes"}:
+        assert content[name] == (folder / "secret-user" / "student" / name).read_bytes()
+
+
+def test_the_card_passes_the_hubs_check(pushed):
+    _, hub, *_ = pushed
+    assert "POST /api/validate-yaml" in hub.requests
+    assert card_errors(hub.content("tester/tiny-student")["README.md"].decode()) == []
+
+
+def test_the_published_card_is_made_of_the_published_facts(pushed):
+    _, hub, *_ = pushed
+    content = hub.content("tester/tiny-student")
+    facts = facts_file.loads(content[facts_file.FILE_NAME].decode())
+    assert card.compose(facts).encode() == content["README.md"]
+    assert facts.repository == "tester/tiny-student" and facts.command[:2] == ("python", "push_student.py")
+
+
+def test_no_token_and_no_path_is_published(pushed):
+    folder, hub, _, printed = pushed
+    text = printed.encode() + b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert TOKEN.encode() not in text
+    card = hub.content("tester/tiny-student")["README.md"]
+    assert b"secret-user" not in card and str(folder).encode() not in card
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("# no metadata", "the card has no metadata"),
+        ("---\nlanguage: [Swahili!]\n---\n", "\"language\" holds 'Swahili!'"),
+        ("---\nbase_model: ./student\n---\n", "\"base_model\" holds './student'"),
+        ("---\nx: [\n---\n", "the metadata is no YAML"),
+        ("---\nmodel-index:\n- name: x\n  results:\n  - task: {type: x}\n---\n", "dataset.type"),
+    ],
+)
+def test_the_hubs_check_can_fail(content, error):
+    assert any(error in found for found in card_errors(content)), card_errors(content)
