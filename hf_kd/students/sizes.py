@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..architecture import text_config
-from .build import student_config
+from .build import follow_ties, student_config
 from .families import axes_of, family_of
 from .plan import layer_prefix
 
@@ -85,7 +85,7 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
 def planned_sizes(teacher: PreTrainedModel, plan: StudentPlan) -> Sizes:
     """Sizes that a student would have: nothing is built but its skeleton."""
     with torch.device("meta"):
-        return sizes_of(type(teacher)(student_config(teacher.config, plan)))
+        return sizes_of(type(teacher)(follow_ties(student_config(teacher.config, plan), teacher)))
 
 
 def _part(name: str, axes: tuple[str, ...]) -> str:
