@@ -159,7 +159,7 @@ def exported(model, path):
     rows = known()
     inputs = (rows["input_ids"], rows["attention_mask"])
     try:
-        torch.onnx.export(LogitsOf(model), inputs, str(path), input_names=list(rows), dynamo=True, verbose=False)
+        torch.onnx.export(LogitsOf(model).eval(), inputs, str(path), input_names=list(rows), dynamo=True, verbose=False)
     except Exception as error:  # whatever it is: a student must do what its class does
         return type(error).__name__
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
