@@ -70,6 +70,8 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
         if in_layer and parameter.dim() > 1:
             encoder += parameter.numel()
     output = model.get_output_embeddings()
+    if isinstance(output, nn.Linear) and output.out_features != config.vocab_size:
+        output = model.get_input_embeddings()  # which this head reads, with no matrix of its own
     shape = {
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
@@ -78,7 +80,7 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
         "vocabulary": config.vocab_size,
     }
     return Sizes(
-        type(model).__name__, shape, parts, encoder, output.weight.numel() if isinstance(output, nn.Linear) else 0
+        type(model).__name__, shape, parts, encoder, 0 if output is None else output.weight.numel()
     )
 
 
