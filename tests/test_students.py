@@ -29,6 +29,19 @@ def test_an_uncut_copy_answers_the_same_bit_for_bit(variant, head):
     sm.assert_unchanged(teacher, before)
 
 
+@pytest.mark.parametrize("variant", ["bert", "xlm-roberta", "electra", "modernbert", "deberta-v2", "qwen2"])
+def test_a_checkpoint_of_two_matrices_keeps_both_whatever_its_configuration_says(variant, tmp_path):
+    teacher = sm.make(variant, tie_word_embeddings=False)
+    teacher.config.tie_word_embeddings = True
+    sizes = planned_sizes(teacher, plan_student(teacher))
+    student, _ = build_student(teacher)
+    sm.assert_same(sm.outputs(student), sm.outputs(teacher))
+    assert sizes.total == student.num_parameters() == teacher.num_parameters()
+    assert teacher.config.tie_word_embeddings and not student.config.tie_word_embeddings
+    student.save_pretrained(tmp_path)
+    sm.assert_same(sm.outputs(type(student).from_pretrained(tmp_path)), sm.outputs(teacher))
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("variant", ["bert", "modernbert", "qwen3"])
 def test_the_student_attends_as_its_teacher_does(variant, attention):

@@ -186,6 +186,15 @@ def test_a_head_of_ones_own_keeps_its_width():
     refused(teacher, message, plan=plan)
 
 
+def test_a_grouped_convolution_keeps_its_width():
+    teacher = sm.make("deberta-conv", conv_groups=2)
+    message = (
+        "`deberta.encoder.conv.conv.weight` joins 8 units where the residual stream has 16, as grouped convolutions"
+    )
+    refused(teacher, message, hidden_size=8, num_attention_heads=2)
+    assert build_student(teacher, 2)[1].kept_layers == (0, 3)
+
+
 def test_weights_hung_on_a_model_are_not_lost_in_silence():
     teacher = sm.make("bert")
     teacher.my_head = torch.nn.Linear(16, 3)

@@ -45,6 +45,14 @@ def test_truncation_gives_the_student_back(variant, wider_heads):
     assert plan.width_rule == "truncate"
 
 
+@pytest.mark.parametrize("wider_heads", [False, True], ids=["more-heads", "wider-heads"])
+def test_biases_of_modernbert_are_cut_too(wider_heads):
+    small = sm.make("modernbert", norm_bias=True, attention_bias=True, mlp_bias=True)
+    teacher, _ = widen(small, wider_heads=wider_heads)
+    sm.assert_same(sm.outputs(teacher), sm.outputs(small), **CLOSE)
+    assert_is(build_student(teacher, **sizes(small))[0], small)
+
+
 @pytest.mark.parametrize("head", ["base", "sequence_classification", "token_classification", "question_answering"])
 @pytest.mark.parametrize("variant", ONE_OF_EACH)
 def test_every_head_is_truncated(variant, head):

@@ -76,7 +76,7 @@ def _widened(name, small, shape, layout):
     if _QUERY.search(name) or _KEY.search(name) or _VALUE.search(name):
         return _rows_of(name, small, shape[0], layout)
     if _NEURONS.search(name):
-        parts = small.chunk(2) if name.endswith("Wi.weight") else (small,)
+        parts = small.chunk(2) if ".Wi." in name else (small,)
         made = []
         for part in parts:
             wide = torch.randn(layout.all_neurons, *part.shape[1:])

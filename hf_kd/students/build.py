@@ -120,6 +120,17 @@ def student_config(config: PreTrainedConfig, plan: StudentPlan) -> PreTrainedCon
     return cut
 
 
+def follow_ties(config: PreTrainedConfig, teacher: PreTrainedModel) -> PreTrainedConfig:
+    """Let the configuration say so where the teacher's input and output embeddings are two matrices.
+
+    `from_pretrained` leaves both of a checkpoint that holds both, whatever its configuration says.
+    """
+    output, words = teacher.get_output_embeddings(), teacher.get_input_embeddings().weight
+    if output is not None and output.weight.shape == words.shape and output.weight is not words:
+        config.tie_word_embeddings = False
+    return config
+
+
 def use_master_weights(student: nn.Module) -> None:
     """Train a half-precision checkpoint in float32: an update smaller than half precision's step would be lost."""
     halves = (torch.float16, torch.bfloat16)
@@ -142,7 +153,7 @@ def _build(teacher: PreTrainedModel, plan: StudentPlan, *, keep_dtype: bool = Fa
     config = text_config(teacher)
     family = family_of(config)
     _check_plan(plan, teacher, family)
-    small = student_config(teacher.config, plan)
+    small = follow_ties(student_config(teacher.config, plan), teacher)
     if plan.weights == "random":
         student = type(teacher)(small).float()
     else:
@@ -194,8 +205,8 @@ def _copy_weights(student: PreTrainedModel, teacher: PreTrainedModel, plan: Stud
     axes = axes_of(teacher, family)
     sources = teacher.state_dict()
     folded = _folded_norm(teacher, plan, family, prefix)
-    own = student.state_dict().keys()
-    lost = [name for name in sources if not name.startswith(prefix) and name not in own]
+    own = {name for name, _ in _own_tensors(student)}
+    lost = [name for name, _ in _own_tensors(teacher) if not name.startswith(prefix) and name not in own]
     if lost:
         raise ValueError(
             f"`{type(teacher).__name__}` has {len(lost)} weights that its class does not make (first: {lost[0]}), so "
@@ -214,6 +225,7 @@ def _copy_weights(student: PreTrainedModel, teacher: PreTrainedModel, plan: Stud
             )
         if slot == 0 and folded is not None and name.removeprefix(f"{prefix}0.") == folded[0]:
             source = source * folded[1]
+        source = source.to(target.device)
         _copy_one(target, source, axes.get(origin, ("*",) * source.dim()), maps, slot, name)
 
 

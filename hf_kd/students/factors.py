@@ -35,10 +35,10 @@ def residual_basis(teacher: PreTrainedModel, size: int) -> tuple[Tensor, float]:
     gram = torch.zeros(width, width, dtype=torch.float64)
     for start in range(0, len(embeddings), _ROWS):
         block = embeddings[start : start + _ROWS].float()
-        gram += (block.T @ block).double()
+        gram += (block.T @ block).double().to(gram.device)
     for name, axes in axes_of(teacher, family_of(teacher.config)).items():
         if axes == ("hidden", "embedding"):
-            projection = teacher.get_parameter(name).detach().double()
+            projection = teacher.get_parameter(name).detach().double().to(gram.device)
             gram = projection @ gram @ projection.T
     energies, vectors = torch.linalg.eigh(gram)
     share = float(energies[-size:].sum() / energies.sum())

@@ -119,10 +119,10 @@ def layer_prefix(model: PreTrainedModel) -> str:
 
 
 def require_named(teacher: PreTrainedModel, family: Family) -> None:
-    """Refuse a width cut of a model with parameters that the family's table does not name.
+    """Refuse a width cut of a model with parameters that the family's table does not describe.
 
     Raises:
-        ValueError: it has some, such as those of a head of one's own.
+        ValueError: it has some, such as those of a head of one's own or of a grouped convolution.
     """
     unnamed = unnamed_parameters(teacher, family)
     if unnamed:
@@ -130,6 +130,15 @@ def require_named(teacher: PreTrainedModel, family: Family) -> None:
             f"`{type(teacher).__name__}` has {len(unnamed)} parameters that no width cut knows how to cut (first: "
             f"{unnamed[0]}). Cut its depth alone, or take a teacher with a standard head."
         )
+    width = text_config(teacher).hidden_size
+    parameters = dict(unwrap_peft(teacher).named_parameters())
+    for name, axes in axes_of(teacher, family).items():
+        for axis, size in zip(axes, parameters[name].shape if name in parameters else ()):
+            if axis == "hidden" and size != width:
+                raise ValueError(
+                    f"`{name}` joins {size} units where the residual stream has {width}, as grouped convolutions do, "
+                    "which no width cut knows how to cut. Cut the depth alone, or take another teacher."
+                )
 
 
 def _sizes(
