@@ -185,18 +185,31 @@ def test_the_residual_basis_is_that_of_the_embeddings(variant):
     )
     if projection is not None:
         embeddings = embeddings @ projection.detach().double().T
-    values, vectors = torch.linalg.svd(embeddings, full_matrices=False)[1:]
+    mean = torch.full((1, embeddings.shape[1]), embeddings.shape[1] ** -0.5, dtype=torch.float64)
+    vectors = torch.linalg.svd(embeddings - embeddings @ mean.T @ mean, full_matrices=False)[2]
+    expected = torch.cat([mean, vectors[:3]])
     basis, share = residual_basis(teacher, 4)
-    torch.testing.assert_close(basis @ basis.T, torch.eye(4), atol=1e-5, rtol=0)
-    torch.testing.assert_close((basis.double() @ vectors[:4].T).abs(), torch.eye(4).double(), atol=1e-4, rtol=0)
-    assert share == pytest.approx(float((values[:4] ** 2).sum() / (values**2).sum()), rel=1e-5)
+    basis = basis.double()
+    torch.testing.assert_close(basis @ basis.T, torch.eye(4).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(basis.T @ basis, expected.T @ expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(basis.sum(0) / 2, mean[0], atol=1e-5, rtol=0)
+    kept = (embeddings @ expected.T).square().sum() / embeddings.square().sum()
+    assert share == pytest.approx(float(kept), rel=1e-5)
+
+
+def test_a_layer_norm_of_the_kept_directions_is_the_teachers():
+    basis, _ = residual_basis(sm.make("bert"), 8)
+    states = torch.randn(5, 8) @ basis
+    whole = torch.nn.functional.layer_norm(states, states.shape[-1:])
+    kept = torch.nn.functional.layer_norm(states @ basis.T, (8,))
+    torch.testing.assert_close(kept * 2**0.5, whole @ basis.T, atol=1e-3, rtol=1e-3)
 
 
 def test_embeddings_of_few_dimensions_lose_nothing():
     teacher = sm.make("bert")
     embeddings = teacher.get_input_embeddings().weight
     with torch.no_grad():
-        embeddings.copy_(torch.randn(sm.VOCABULARY, 8) @ torch.randn(8, 16))
+        embeddings.copy_(torch.randn(sm.VOCABULARY, 7) @ torch.randn(7, 16))
     student, plan = build_student(teacher, hidden_size=8, num_attention_heads=2, width="svd")
     assert plan.mixed == ("hidden",) and "100.0%" in plan.notes[0]
     ours = student.get_input_embeddings().weight

@@ -79,9 +79,7 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
         "feed-forward width": getattr(config, family_of(config).ffn_field),
         "vocabulary": config.vocab_size,
     }
-    return Sizes(
-        type(model).__name__, shape, parts, encoder, 0 if output is None else output.weight.numel()
-    )
+    return Sizes(type(model).__name__, shape, parts, encoder, 0 if output is None else output.weight.numel())
 
 
 def planned_sizes(teacher: PreTrainedModel, plan: StudentPlan) -> Sizes:
