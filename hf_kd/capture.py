@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .architecture import BYPASSING_ATTENTION, attention_of, transformer_layers, unwrap_peft
+from .attention_masks import allowed_pairs
+from .losses.grouped import group_heads, sum_over_groups
 from .losses.reduce import full_precision
 from .records import EMBEDDINGS, Signal
 
@@ -29,6 +31,10 @@ _names = itertools.count()
 
 # Options of an attention function that change its scores in ways that are not reproduced here.
 _CHANGE_SCORES = ("s_aux", "sinks", "position_bias")
+
+
+class Complete(Exception):
+    """All that was wanted is captured: what the forward pass would still compute is not needed."""
 
 
 class Capture:
@@ -69,6 +75,7 @@ class Capture:
         self._recording = False
         self._probing = False
         self._selected: Tensor | None = None
+        self._stops = False
         self._layers = transformer_layers(model) if self._taps_layers else nn.ModuleList()
         self._attentions = {
             layer: attention_of(model, self._layers[layer])
@@ -117,16 +124,18 @@ class Capture:
             self._undo.pop()()
         self.take()
 
-    def start(self, selected: Tensor | None = None) -> None:
+    def start(self, selected: Tensor | None = None, *, stops: bool = False) -> None:
         """Record the next forward pass.
 
         Args:
             selected: positions that the head is to see; its logits then have shape (1, S, V).
                 None for all. Shape (B, N).
+            stops: whether to end the pass, by raising `Complete`, once all is captured.
         """
         self._clear()
         self._recording = True
         self._selected = selected
+        self._stops = stops
 
     def take(self) -> Signal:
         """Stop recording and hand over what was captured, without the head's outputs."""
@@ -194,6 +203,12 @@ class Capture:
                 "XLM-R, DistilBERT, ELECTRA, ModernBERT, DeBERTa-v2, Llama or Qwen."
             )
 
+    def _stop_if_complete(self) -> None:
+        wanted = self.wanted_hidden, self.wanted_attention, self.wanted_relation
+        found = self._hidden, self._attention, self._relation
+        if self._recording and self._stops and all(len(one) == len(other) for one, other in zip(wanted, found)):
+            raise Complete
+
     def _clear(self) -> None:
         self._hidden, self._attention, self._relation = {}, {}, {}
 
@@ -226,6 +241,7 @@ class Capture:
         def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._recording:
                 self._hidden[layer] = args[0] if args else kwargs["hidden_states"]
+                self._stop_if_complete()
 
         following = 0 if layer == EMBEDDINGS else layer + 1
         self._undo.append(self._layers[following].register_forward_pre_hook(keep_input, with_kwargs=True).remove)
@@ -238,18 +254,21 @@ class Capture:
         def attend(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
-            result = kernel(module, query, key, value, attention_mask, **kwargs)
+            weights = None
             # Computed whether recording or not: activation checkpointing repeats the forward pass
             # after `take`, and must save the same tensors. An evaluation (student in eval mode,
             # nothing recorded) needs none.
             if wants_attention and (self._recording or module.training):
                 weights = self._attention_map(module, query, key, attention_mask, kwargs)
-                if self._probing:
-                    _check_reproduced(module, weights, value, result[0])
                 if self._recording:
-                    self._attention[layer] = self._reduce_heads(weights)
+                    self._attention[layer] = weights
             if wants_relation and self._recording:
                 self._relation[layer] = (_join_heads(query), _join_heads(key), _join_heads(value))
+            self._stop_if_complete()
+            result = kernel(module, query, key, value, attention_mask, **kwargs)
+            if weights is not None and self._probing:
+                _check_reproduced(module, weights, value, result[0])
+                self._attention[layer] = self._reduce_heads(weights)
             return result
 
         name = f"hf_kd_tap_{next(_names)}"
@@ -269,27 +288,38 @@ class Capture:
     def _attention_map(
         self, module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, options: dict[str, Any]
     ) -> Tensor:
-        """Attention head by head, from what the kernel was given. Shape (B, A, N, N)."""
+        """Attention from what the kernel was given: the mean over heads, or head by head in a probe too.
+
+        Shape (B, N, N) or (B, A, N, N).
+        """
         unknown = [name for name in _CHANGE_SCORES if options.get(name) is not None]
         if unknown:
             raise ValueError(
                 f"`{type(module).__name__}` changes its attention by {', '.join(unknown)}, which cannot be captured. "
                 "Use the task, logits and hidden terms."
             )
-        if key.shape[1] != query.shape[1]:
-            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        scaling = options.get("scaling")
+        heads = query.shape[1]
+        if key.shape[1] != heads:
+            key = key.repeat_interleave(heads // key.shape[1], dim=1)
+        scaling, softcap = options.get("scaling"), options.get("softcap")
         scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores = full_precision(query @ key.transpose(-1, -2)) * scaling
-        softcap = options.get("softcap")
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        allowed = _allowed(module, scores, attention_mask, options.get("sliding_window"))
-        if self.scores and not self._probing:
-            return scores if allowed is None else scores.masked_fill(~allowed, 0.0)
-        if allowed is not None:
-            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        return torch.softmax(scores, dim=-1)
+        shape = query.new_zeros(()).expand(query.shape[2], key.shape[2])
+        allowed = allowed_pairs(module, shape, attention_mask, options.get("sliding_window"))
+        takes_scores = self.scores and not self._probing
+
+        def of_heads(group: slice, query: Tensor, key: Tensor) -> Tensor:
+            scores = full_precision(query[:, group] @ key[:, group].transpose(-1, -2)) * scaling
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if allowed is not None:
+                own = allowed[:, group] if allowed.dim() == 4 and allowed.shape[1] > 1 else allowed
+                scores = scores.masked_fill(~own, 0.0 if takes_scores else torch.finfo(scores.dtype).min)
+            return scores if takes_scores else torch.softmax(scores, dim=-1)
+
+        if not self.head_mean or self._probing:
+            return of_heads(slice(None), query, key)
+        groups = group_heads(heads, query.shape[0] * query.shape[2] * key.shape[2] * max(4, query.itemsize))
+        return sum_over_groups(lambda *args: of_heads(*args).sum(1), groups, query, key) / heads
 
     def _reduce_heads(self, weights: Tensor) -> Tensor:
         return weights.mean(1) if self.head_mean else weights
@@ -302,6 +332,7 @@ class Capture:
             def keep_probabilities(dropout: nn.Module, args: tuple[Tensor, ...]) -> None:
                 if self._recording:
                     self._attention[layer] = self._reduce_heads(args[0])  # before dropout
+                    self._stop_if_complete()
 
             hook = module.get_submodule(names["probabilities"]).register_forward_pre_hook(keep_probabilities)
             self._undo.append(hook.remove)
@@ -319,6 +350,7 @@ class Capture:
                 if self._recording:
                     self._relation[layer] = tuple(states[name] for name in names["relation"])
                 states.clear()
+                self._stop_if_complete()
 
             for name in names["relation"]:
                 self._undo.append(module.get_submodule(name).register_forward_hook(keep_states(name)).remove)
@@ -348,33 +380,6 @@ def _check_reproduced(module: nn.Module, weights: Tensor, value: Tensor, expecte
             f"The attention of `{type(module).__name__}` is not what its query, key and mask say, so it cannot be "
             "captured. Use the task, logits and hidden terms."
         )
-
-
-def _allowed(
-    module: nn.Module, scores: Tensor, attention_mask: Tensor | None, sliding_window: int | None
-) -> Tensor | None:
-    """Which (query, key) pairs may attend, from any kernel's mask. Broadcasts to `scores`; None for all."""
-    if attention_mask is not None and attention_mask.dim() == 4:
-        attention_mask = attention_mask[..., : scores.shape[-1]]
-        if attention_mask.dtype == torch.bool:
-            return attention_mask
-        return attention_mask > torch.finfo(attention_mask.dtype).min / 2
-    allowed = None
-    if attention_mask is not None:  # flash attention: padding alone, shape (B, N)
-        allowed = attention_mask[:, None, None, :].bool()
-    if getattr(module, "is_causal", False):
-        causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        allowed = causal if allowed is None else allowed & causal
-    if sliding_window is not None:  # flash attention again: other masks hold the window already
-        near = _distance(scores) < sliding_window
-        allowed = near if allowed is None else allowed & near
-    return allowed
-
-
-def _distance(scores: Tensor) -> Tensor:
-    """Distance between query and key positions. Shape (N, N)."""
-    positions = torch.arange(scores.shape[-1], device=scores.device)
-    return (positions[:, None] - positions[None, :]).abs()
 
 
 def _join_heads(states: Tensor) -> Tensor:

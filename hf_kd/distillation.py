@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from .architecture import (
     transformer_layers,
     unwrap_peft,
 )
-from .capture import Capture
+from .capture import Capture, Complete
 from .layer_maps import resolve_layer_map
 from .losses.combine import combine, logits_term, task_term
 from .losses.output import CHUNK_BYTES, OutputLoss
@@ -303,11 +303,14 @@ class Distillation:
         runs_head = self.objective.uses("logits")
         if not runs_head and not any(self.objective.uses(term) for term in LAYER_TERMS):
             return Signal()
-        self._teacher_capture.start(positions.compared if is_language_model and runs_head else None)
+        # A teacher that is spread over devices moves its weights after each module has run to its end.
+        stops = not runs_head and getattr(self.teacher, "hf_device_map", None) is None
+        self._teacher_capture.start(positions.compared if is_language_model and runs_head else None, stops=stops)
         inputs = {name: value for name, value in inputs.items() if name in self.teacher_inputs}
         inputs = self.shared_tokens.inputs(inputs)
         fused = self._fused if runs_head else None
-        with context(), fused.narrowed_teacher() if fused else nullcontext():
+        outputs: dict[str, Tensor] = {}
+        with context(), fused.narrowed_teacher() if fused else nullcontext(), suppress(Complete):
             outputs = teachers.answer(self.teacher, inputs, runs_head=runs_head, position_limit=self._position_limit)
         captured = self._teacher_capture.take()
         if fused is not None:

@@ -6,7 +6,8 @@ import torch
 from transformers import AlbertConfig, AlbertForMaskedLM, AutoModelForMaskedLM, MPNetConfig, MPNetForMaskedLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_kd.capture import Capture
+from hf_kd.capture import Capture, Complete
+from hf_kd.losses import grouped, relation_kl
 from hf_kd.records import EMBEDDINGS
 
 FAMILIES = (*models.MASKED, *models.CAUSAL)
@@ -117,6 +118,93 @@ def test_scores_are_taken_before_the_softmax_and_zero_where_attention_is_not_all
     rebuilt = torch.softmax(scores.masked_fill(~allowed, -torch.inf), -1)
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(rebuilt.transpose(1, 2)[real], weights.transpose(1, 2)[real], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pass_may_stop_once_all_is_captured(family):
+    model, batch = models.model(family).eval(), batch_for(family)
+    wanted = {"hidden": (EMBEDDINGS, 0), "attention": (1,), "relation": (1,)}
+    whole, _ = captured(model, batch, **wanted)
+    capture, ran = Capture(model, **wanted), []
+    layers = capture._layers
+    for index, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *args, index=index: ran.append(index))
+    capture.install()
+    capture.start(stops=True)
+    with torch.no_grad(), pytest.raises(Complete):
+        model.base_model(**batch)
+    signal = capture.take()
+    capture.remove()
+    assert ran == [0], "layer 1 gave its attention before it ended"
+    for name in wanted:
+        torch.testing.assert_close(getattr(signal, name), getattr(whole, name), atol=0, rtol=0)
+
+
+# ---- heads in groups ----
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "modernbert"])
+@pytest.mark.parametrize("scores", [False, True])
+def test_head_means_and_their_gradients_are_those_of_all_heads_at_once(family, scores, monkeypatch):
+    model, batch = models.model(family, spread=4.0).double().train(), batch_for(family)
+    found = []
+    for group_bytes, head_mean in ((1, True), (2 * 6 * 19 * 19 * 8, True), (2**30, False)):
+        monkeypatch.setattr(grouped, "GROUP_BYTES", group_bytes)
+        capture = Capture(model, attention=(1, 3), head_mean=head_mean, scores=scores)
+        capture.install()
+        capture.start()
+        model(**batch)
+        maps = [weights if head_mean else weights.mean(1) for weights in capture.take().attention.values()]
+        capture.remove()
+        model.zero_grad()
+        sum(each.square().sum() for each in maps).backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append((*(each.detach() for each in maps), *gradients))
+    for one in found[:2]:
+        torch.testing.assert_close(one, found[2], rtol=1e-9, atol=1e-12)
+
+
+def test_relations_in_groups_equal_relations_at_once(monkeypatch):
+    student = torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
+    teacher, keys = torch.randn(2, 5, 12, dtype=torch.float64), torch.ones(2, 5)
+    whole = relation_kl(student, teacher, keys, relation_heads=4)
+    expected = torch.autograd.grad(whole.square().sum(), student)[0]
+    monkeypatch.setattr(grouped, "GROUP_BYTES", 1)
+    parts = relation_kl(student, teacher, keys, relation_heads=4)
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(torch.autograd.grad(parts.square().sum(), student)[0], expected)
+    assert torch.autograd.gradcheck(lambda x: relation_kl(x, teacher, keys, relation_heads=4), student)
+
+
+def test_groups_are_even_and_fit():
+    assert [group.stop - group.start for group in grouped.group_heads(12, grouped.GROUP_BYTES // 5)] == [4, 4, 4]
+    assert grouped.group_heads(3, 2 * grouped.GROUP_BYTES) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert grouped.group_heads(8, 0) == [slice(0, 8)]
+
+
+def test_the_memory_of_head_means_does_not_grow_with_heads_or_layers(monkeypatch):
+    """What autograd keeps until the backward pass: in groups nothing beside the maps, at once every head's."""
+    kept = {}
+    for head_mean in (True, False):
+        for layers in ((3,), (0, 1, 2, 3)):
+            monkeypatch.setattr(grouped, "GROUP_BYTES", 1)
+            model = models.model("bert", width=32, heads=16).train()
+            batch = {"input_ids": torch.randint(5, 64, (4, 40))}
+            capture = Capture(model, attention=layers, head_mean=head_mean)
+            capture.install()
+            capture.start()
+            sizes = []
+
+            def pack(tensor, sizes=sizes):
+                sizes.append(tensor.shape[-2:].numel() * 4 if tensor.shape[-2:] == (40, 40) else 0)
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                model(**batch)
+            kept[head_mean, len(layers)] = sum(sizes)
+            capture.remove()
+    assert kept[True, 1] == kept[True, 4] == 0
+    assert kept[False, 4] == 4 * kept[False, 1] > 0
 
 
 def test_nothing_is_left_behind():

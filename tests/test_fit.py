@@ -73,7 +73,7 @@ def test_attention_sinks_are_refused():
 
 def test_attention_that_its_query_and_key_do_not_explain_is_refused(monkeypatch):
     model = models.model("bert")
-    monkeypatch.setattr("hf_kd.capture._allowed", lambda *args: None)
+    monkeypatch.setattr("hf_kd.capture.allowed_pairs", lambda *args: None)
     monkeypatch.setattr(Capture, "_attention_map", lambda self, *args: torch.full((1, 4, 4, 4), 0.25) + 0.1)
     with pytest.raises(ValueError, match="is not what its query, key and mask say"):
         Capture(model, attention=(1,)).probe(narrows_head=True)

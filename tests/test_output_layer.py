@@ -183,6 +183,24 @@ def test_a_compiled_student_learns_the_same(tmp_path):
     torch.testing.assert_close(compiled, eager)
 
 
+# ---- the teacher ----
+
+
+def test_a_teacher_whose_logits_are_not_compared_stops_at_the_last_layer_needed(tmp_path):
+    student, teacher = pair("bert")
+    ran = []
+    for index, layer in enumerate(teacher.bert.encoder.layer):
+        layer.register_forward_hook(lambda *args, index=index: ran.append(index))
+    settings = {"kd_attention_weight": 1.0, "kd_hidden_weight": 1.0, "kd_layer_map": "0:1"}
+    for logits_weight, expected in ((0.0, [0, 1]), (1.0, [0, 1, 2, 3])):
+        run = distillation(student, teacher, tmp_path, kd_logits_weight=logits_weight, **settings)
+        with run.attached():
+            ran.clear()
+            report, _ = run.loss(student, batch_for(student))
+        assert ran == expected
+        assert {"attention", "hidden"} < set(report.terms)
+
+
 # ---- what is left behind ----
 
 

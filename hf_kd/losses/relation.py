@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .grouped import group_heads, sum_over_groups
 from .reduce import full_precision
 
 
@@ -29,14 +30,20 @@ def relation_kl(student_states: Tensor, teacher_states: Tensor, key_mask: Tensor
     Source:
         MiniLMv2, Wang et al. (2021), arXiv:2012.15828, equations 5 to 8.
     """
-    student = _log_relations(student_states, key_mask, relation_heads)
-    teacher = _log_relations(teacher_states.detach(), key_mask, relation_heads)
-    terms = teacher.exp() * (teacher - student)
+    rows, positions, _ = student_states.shape
+    states = [_split_heads(each, relation_heads) for each in (student_states, teacher_states.detach())]
     keys = key_mask.bool()[:, None, None, :]
-    return torch.where(keys, terms, terms.new_zeros(())).sum(-1).mean(1)
+
+    def kl(heads: slice, student: Tensor, teacher: Tensor) -> Tensor:
+        own, other = (_log_relations(each[:, heads], keys) for each in (student, teacher))
+        terms = other.exp() * (other - own)
+        return torch.where(keys, terms, terms.new_zeros(())).sum(-1).sum(1)
+
+    groups = group_heads(relation_heads, rows * positions**2 * states[0].itemsize)
+    return sum_over_groups(kl, groups, *states) / relation_heads
 
 
-def _log_relations(states: Tensor, key_mask: Tensor, relation_heads: int) -> Tensor:
+def _split_heads(states: Tensor, relation_heads: int) -> Tensor:
     states = full_precision(states)
     rows, positions, width = states.shape
     if width % relation_heads:
@@ -44,9 +51,12 @@ def _log_relations(states: Tensor, key_mask: Tensor, relation_heads: int) -> Ten
             f"{relation_heads} relation heads do not divide states of width {width}. Set `kd_relation_heads` to a "
             "common divisor of both models' query, key and value widths."
         )
-    heads = states.view(rows, positions, relation_heads, width // relation_heads).transpose(1, 2)
-    with torch.autocast(states.device.type, enabled=False):  # which would multiply in half precision again
-        scores = heads @ heads.transpose(-1, -2) / (width // relation_heads) ** 0.5
+    return states.view(rows, positions, relation_heads, width // relation_heads).transpose(1, 2)
+
+
+def _log_relations(heads: Tensor, keys: Tensor) -> Tensor:
+    with torch.autocast(heads.device.type, enabled=False):  # which would multiply in half precision again
+        scores = heads @ heads.transpose(-1, -2) / heads.shape[-1] ** 0.5
     # Finite, so that a row of padding alone gives no nan; its positions are never counted.
-    scores = scores.masked_fill(~key_mask.bool()[:, None, None, :], torch.finfo(scores.dtype).min / 2)
+    scores = scores.masked_fill(~keys, torch.finfo(scores.dtype).min / 2)
     return torch.log_softmax(scores, dim=-1)
