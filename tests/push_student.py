@@ -1,7 +1,7 @@
 """In a process of its own, since the client reads HF_ENDPOINT when imported: train a tiny student with
 `push_to_hub`, then load what landed. Prints one JSON object.
 
-    HF_ENDPOINT=... python tests/push_student.py FOLDER REPOSITORY [SETTINGS_AS_JSON]
+    HF_ENDPOINT=... python tests/push_student.py FOLDER REPOSITORY SETTINGS_AS_JSON
 """
 
 import json
@@ -31,10 +31,8 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=made, **names)
 
 
-def main():
-    folder, repository = sys.argv[1:3]
-    settings = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
-    os.chdir(folder)
+def train(repository, **settings):
+    """Train and push; gives the trainer and the final commit."""
     given = {
         "output_dir": "secret-user/student",
         "push_to_hub": True,
@@ -57,17 +55,32 @@ def main():
     )
     trainer.train()
     trainer.evaluate()
-    pushed = trainer.push_to_hub(dataset_tags="org/data", language="sw", tasks="fill-mask")
-    student, loading = AutoModelForMaskedLM.from_pretrained(repository, output_loading_info=True)
+    return trainer, trainer.push_to_hub(dataset_tags="org/data", language="sw", tasks="fill-mask")
+
+
+def main():
+    os.chdir(sys.argv[1])
+    trainer, pushed = train(sys.argv[2], **json.loads(sys.argv[3]))
+    student, loading = AutoModelForMaskedLM.from_pretrained(sys.argv[2], output_loading_info=True)
     own = trainer.model.state_dict()
-    folder_made = Path(given["output_dir"])
+    folder = Path(trainer.args.output_dir)
+    for strategy in ("every_save", "checkpoint", "all_checkpoints"):
+        train(
+            f"tester/{strategy}",
+            output_dir=strategy,
+            hub_strategy=strategy,
+            hub_private_repo=True,
+            hub_always_push=True,
+            save_strategy="steps",
+            save_steps=2,
+        )
     report = {
         "commit": pushed.oid,
         "loading": {name: sorted(map(str, found)) for name, found in loading.items()},
         "same_weights": all(torch.equal(own[name], weight) for name, weight in student.state_dict().items()),
         "layers": student.config.num_hidden_layers,
-        "vocabulary": len(AutoTokenizer.from_pretrained(repository)),
-        "folder": sorted(str(path.relative_to(folder_made)) for path in folder_made.rglob("*") if path.is_file()),
+        "vocabulary": len(AutoTokenizer.from_pretrained(sys.argv[2])),
+        "folder": sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
     }
     print(json.dumps(report))
 

@@ -76,6 +76,19 @@ def test_the_published_card_is_made_of_the_published_facts(pushed):
     assert facts.repository == "tester/tiny-student" and facts.command[:2] == ("python", "push_student.py")
 
 
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_every_strategy_publishes_the_student(pushed, strategy):
+    folder, hub, *_ = pushed
+    repository, content = hub.repositories[f"tester/{strategy}"], hub.content(f"tester/{strategy}")
+    assert repository.private and repository.messages[-1] == "End of training"
+    assert any("Training in progress, step 2" in message for message in repository.messages)
+    checkpoints = {path.split("/")[0] for path in content if "/" in path and not path.startswith("images/")}
+    wanted = {"checkpoint": {"last-checkpoint"}, "all_checkpoints": {"checkpoint-2", "checkpoint-4"}}
+    assert checkpoints == wanted.get(strategy, set())
+    assert content["model.safetensors"] == (folder / strategy / "model.safetensors").read_bytes()
+    assert card.compose(facts_file.loads(content[facts_file.FILE_NAME].decode())).encode() == content["README.md"]
+
+
 def test_no_token_and_no_path_is_published(pushed):
     folder, hub, _, printed = pushed
     text = printed.encode() + b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
