@@ -16,7 +16,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from hf_kd import DistillationArguments, DistillationTrainer
+from hf_kd import DistillationArguments, DistillationTrainer, facts_file
+from hf_kd.evaluation.compare import CompareSettings, compare
 
 torch.set_num_threads(1)
 
@@ -58,12 +59,22 @@ def train(repository, **settings):
     return trainer, trainer.push_to_hub(dataset_tags="org/data", language="sw", tasks="fill-mask")
 
 
+def compare_with_teacher(source):
+    """What `hf-kd compare` finds of a student that lies in a folder or on the Hub."""
+    Path("sw.txt").write_text("\n".join(f"w{number} w{number + 7} w{60 - number}" for number in range(10, 40)))
+    found = compare(["teacher", source], {"sw": Path("sw.txt")}, Path("measured"), CompareSettings(rounds=0))
+    (evaluation,) = found.students.values()
+    return facts_file.plain(evaluation.languages[0])
+
+
 def main():
     os.chdir(sys.argv[1])
     trainer, pushed = train(sys.argv[2], **json.loads(sys.argv[3]))
     student, loading = AutoModelForMaskedLM.from_pretrained(sys.argv[2], output_loading_info=True)
     own = trainer.model.state_dict()
     folder = Path(trainer.args.output_dir)
+    models.model(layers=2, seed=1).save_pretrained("teacher")
+    tokenizer().save_pretrained("teacher")
     for strategy in ("every_save", "checkpoint", "all_checkpoints"):
         train(
             f"tester/{strategy}",
@@ -74,7 +85,9 @@ def main():
             save_strategy="steps",
             save_steps=2,
         )
+    figures = [compare_with_teacher(source) for source in (str(folder), sys.argv[2])]
     report = {
+        "figures": figures,
         "commit": pushed.oid,
         "loading": {name: sorted(map(str, found)) for name, found in loading.items()},
         "same_weights": all(torch.equal(own[name], weight) for name, weight in student.state_dict().items()),
