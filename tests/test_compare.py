@@ -11,6 +11,8 @@ import models
 import pytest
 import test_card
 from push_student import tokenizer
+from test_evaluation import trimmed
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForMaskedLM
 from typer.testing import CliRunner
 
@@ -219,6 +221,32 @@ def test_labels_are_compared_too(head, tmp_path):
     (one,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["students"]["student"]["languages"]
     wanted = {"entity_f1"} if head == "token_classification" else {"macro_f1", "accuracy", "weighted_f1"}
     assert wanted <= set(one["student"]) and {"top1_agreement", "kl"} <= set(one["fidelity"])
+
+
+def test_a_causal_student_is_asked_for_the_tokens_that_follow(workshop, tmp_path):
+    for name, seed in (("teacher", 1), ("student", 2)):
+        models.model("llama", seed=seed, spread=4.0).save_pretrained(tmp_path / name)
+        TOKENIZER.save_pretrained(tmp_path / name)
+    sources = [str(tmp_path / name) for name in ("teacher", "student")]
+    found = compare.compare(sources, {"sw": workshop / "sw.txt"}, tmp_path, compare.CompareSettings(rounds=0))
+    (one,) = found.students["student"].languages
+    words = [len(line.split()) for line in (workshop / "sw.txt").read_text().splitlines()]
+    assert one.items == sum(words) - len(words), "nothing comes before a line's first token"
+    assert {"token_accuracy", "perplexity"} <= set(one.student)
+
+
+def test_a_student_with_fewer_tokens_is_compared_on_those_shared(workshop, tmp_path):
+    """It is its teacher with half of the embeddings, so both must say the same."""
+    teacher = AutoModelForMaskedLM.from_pretrained(workshop / "teacher")
+    student, own = trimmed(teacher, [3, 4, 0, 2, 1, *range(63, 30, -1)])
+    own.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
+    student.save_pretrained(tmp_path / "student")
+    own.save_pretrained(tmp_path / "student")
+    sources = [str(workshop / "teacher"), str(tmp_path / "student")]
+    found = compare.compare(sources, {"sw": workshop / "sw.txt"}, tmp_path, compare.CompareSettings(rounds=0))
+    (one,) = found.students["student"].languages
+    assert one.fidelity["top1_agreement"].value == 1 and one.fidelity["kl"].value == pytest.approx(0, abs=1e-6)
+    assert one.student["masked_accuracy"] == one.teacher["masked_accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import types
 
 import models
 import pytest
@@ -330,6 +331,22 @@ def test_a_command_is_public(given, public):
 
 def test_a_command_of_several_processes():
     assert provenance.command_of(["run.py"], 4) == ("torchrun", "--nproc_per_node", "4", "run.py")
+
+
+def test_emissions_are_those_of_codecarbon():
+    callback = types.SimpleNamespace(tracker=types.SimpleNamespace(final_emissions=0.25))
+    found = provenance.carbon_of([object(), callback])
+    assert "CO₂: 0.25 kg, estimated by codecarbon\n" in card.compose(facts(carbon_kilograms=found))
+    assert provenance.carbon_of([object()]) is None
+
+
+def test_a_model_is_saved_even_where_its_facts_cannot_be(saved, tmp_path, monkeypatch):
+    def fail(*arguments, **more):
+        raise KeyError("no width")
+
+    monkeypatch.setattr("hf_kd.trainer.facts.gather", fail)
+    saved[1].save_model(str(tmp_path))
+    assert (tmp_path / "model.safetensors").is_file() and not (tmp_path / facts_file.FILE_NAME).exists()
 
 
 def test_a_licence_is_read_from_the_teachers_card_or_not_at_all(tmp_path):
