@@ -65,6 +65,8 @@ def render(facts: RunFacts) -> ModelCard:
         has_curve=has_curve(facts),
         images=IMAGES,
         command=shell(map(one_line, facts.command)),
+        names_paths=any(re.fullmatch(r"(--\w+=)?[A-Z][A-Z_]+", word) for word in facts.command),
+        compare_command=shell(map(one_line, card_evaluation.command(facts.evaluation))),
         versions=[(inline(name), inline(version)) for name, version in facts.versions.items()],
         citations=_citations(facts),
         inline=inline,
@@ -179,7 +181,7 @@ def _use(facts: RunFacts) -> str:
         lines = [f"from transformers import {auto_class}", "", f'model = {auto_class}.from_pretrained("{where}")']
         return "\n".join([*lines, "print(model.config)"])
     task, call = _PIPELINES[head]
-    note = "" if where != "." else "  # or the folder that this repository lies in"
+    note = "" if where != "." else '  # ".": the folder that this repository was downloaded to'
     return "\n".join(
         [
             "from transformers import pipeline",

@@ -57,12 +57,17 @@ def tables(evaluation: Evaluation | None, inline: Callable[[object], str]) -> li
         return []
     return [
         _quality(evaluation, inline),
+        *_more_quality(evaluation, inline),
         _fidelity(evaluation, inline),
         _cost(evaluation),
         CardTable(
             "Settings of this comparison:",
             ("setting", "value"),
-            tuple((inline(name), inline(value)) for name, value in evaluation.settings.items() if value is not None),
+            tuple(
+                (inline(name.replace("_", " ")), inline(value))
+                for name, value in evaluation.settings.items()
+                if value is not None
+            ),
         ),
     ]
 
@@ -75,6 +80,21 @@ def pictures(evaluation: Evaluation | None) -> list[tuple[str, str]]:
         ("Score by language, student beside teacher, with intervals", IMAGES["languages"]),
         ("Score against size and against latency", IMAGES["quality"]),
     ]
+
+
+def command(evaluation: Evaluation | None) -> tuple[str, ...]:
+    """The command that measures the same again, word by word; nothing if nothing was measured."""
+    if evaluation is None:
+        return ()
+    data = [f"{one.language}=FILE" for one in evaluation.languages]
+    flags = {"pseudo_rows": "--pseudo-perplexity"}
+    settings = [
+        word
+        for name, value in evaluation.settings.items()
+        if isinstance(value, (int, float))
+        for word in (flags.get(name, f"--{name.replace('_', '-')}"), f"{value:g}")
+    ]
+    return ("hf-kd", "compare", "TEACHER", "STUDENT", "--data", *data, *settings)
 
 
 def eval_results(evaluation: Evaluation | None) -> list[EvalResult]:
@@ -99,22 +119,39 @@ def eval_results(evaluation: Evaluation | None) -> list[EvalResult]:
 def _quality(evaluation: Evaluation, inline: Callable[[object], str]) -> CardTable:
     overall = _all(evaluation)
     name = MAIN_MEASURES[overall[0].task]
-    others = [other for other in overall[0].student if other != name]
-    headings = ["language", overall[0].unit]
-    for column in (name, *others):
-        headings += [f"student: {MEASURES[column].label}", f"teacher: {MEASURES[column].label}"]
-    headings.append(f"student over teacher, %, by {MEASURES[name].label.removesuffix(', %')}")
-    rows = []
-    for one in overall:
-        cells = [inline(one.language), f"{one.items:,}"]
-        for column in (name, *others):
-            cells += [MEASURES[column].show(one.student.get(column)), MEASURES[column].show(one.teacher.get(column))]
-        rows.append((*cells, _percent(one.retention.get(name))))
-    note = (
-        "Measured by `hf-kd compare`, student and teacher on the same rows. In brackets: the middle 95 % when rows are "
-        "drawn anew, which covers the choice of rows and not that of seeds."
+    label = MEASURES[name].label
+    headings = ("language", overall[0].unit, f"student: {label}", f"teacher: {label}", "student over teacher, %")
+    rows = tuple(
+        (
+            inline(one.language),
+            f"{one.items:,}",
+            MEASURES[name].show(one.student.get(name)),
+            MEASURES[name].show(one.teacher.get(name)),
+            MEASURES["accuracy"].show(one.retention.get(name)),
+        )
+        for one in overall
     )
-    return CardTable(note, tuple(headings), tuple(rows))
+    note = (
+        "Measured by `hf-kd compare`, student and teacher on the same rows. In brackets: the middle 95 % when rows\n"
+        "are drawn anew, which covers the choice of rows and not that of seeds."
+    )
+    return CardTable(note, headings, rows)
+
+
+def _more_quality(evaluation: Evaluation, inline: Callable[[object], str]) -> list[CardTable]:
+    """The measures beside the main one, if there are any, student and teacher in one cell."""
+    overall = _all(evaluation)
+    names = [name for name in overall[0].student if name != MAIN_MEASURES[overall[0].task]]
+
+    def cell(one: LanguageEvaluation, name: str) -> str:
+        values = (one.student.get(name), one.teacher.get(name))
+        return " / ".join(MEASURES[name].show(value and Estimate(value.value)) for value in values)
+
+    rows = tuple((inline(one.language), *(cell(one, name) for name in names)) for one in overall)
+    headings = ("language", *(MEASURES[name].label for name in names))
+    alone = evaluation.settings.get("pseudo_rows")
+    note = f" (pseudo-perplexity: of the first {alone} rows of each language)" if "pseudo_perplexity" in names else ""
+    return [CardTable(f"Other measures of the same rows{note}, student / teacher:", headings, rows)] if names else []
 
 
 def _fidelity(evaluation: Evaluation, inline: Callable[[object], str]) -> CardTable:
@@ -143,12 +180,15 @@ def _cost(evaluation: Evaluation) -> CardTable:
         shape = f"{one.rows} × {one.tokens} tokens"
         rows.append((f"{shape}, ms", _milliseconds(one), _milliseconds(other)))
         rows.append((f"{shape}, rows a second", _speed(one), _speed(other)))
-        rows.append((f"{shape}, peak memory, MB", _peak(one), _peak(other)))
+        if one.peak_megabytes is not None:
+            rows.append((f"{shape}, peak memory, MB", _peak(one), _peak(other)))
     if not student.timings:
-        rows.append(("latency, throughput, peak memory", "not measured", "not measured"))
+        rows.append(("latency and throughput", "not measured", "not measured"))
+    if all(one.peak_megabytes is None for one in student.timings):
+        rows.append(("peak memory", "not measured", "not measured"))
     return CardTable(
-        "What they cost, on the machine named in the settings below (times: median and quartiles of turns taken one "
-        "after the other):",
+        "What they cost on the machine named in the settings below; times are the median, and in brackets the\n"
+        "quartiles, of turns taken one after the other:",
         ("", "student", "teacher"),
         tuple(rows),
     )
@@ -156,12 +196,6 @@ def _cost(evaluation: Evaluation) -> CardTable:
 
 def _all(evaluation: Evaluation) -> list[LanguageEvaluation]:
     return [*evaluation.languages, *([evaluation.mean] if evaluation.mean else [])]
-
-
-def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "not measured"
-    return MEASURES["accuracy"].show(estimate)
 
 
 def _megabytes(value: float | None) -> str:

@@ -69,7 +69,12 @@ def gather(
     inherited = None if license else provenance.licence_of(name_of(origin), _revision(origin))
     return RunFacts(
         model_name=model_name or Path(trainer.args.output_dir).absolute().name,
-        student=describe(student) | {"head": head, "base_model": (plan and plan.teacher) or hub_id_of(origin)},
+        student=describe(student)
+        | {
+            "head": head,
+            "base_model": (plan and plan.teacher) or hub_id_of(origin),
+            "tokenizer": trainer.processing_class is not None,
+        },
         teacher=describe(distillation.teacher)
         | {"hub_id": hub_id_of(distillation.teacher), "revision": _revision(distillation.teacher)},
         plan=plan,

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from . import card, facts_file
 from .publication import weight_files
@@ -83,34 +83,15 @@ def push(
             wait(2.0**attempt)
         try:
             return str(_push(content, repository, private, revision, message).commit_url)
-        except PublishError:
-            raise
-        except RuntimeError as error:  # the client wraps what befell the storage of large files
-            reason = _public(error.__cause__ or error, token)
-        except OfflineModeIsEnabled:
-            raise PublishError(
-                "HF_HUB_OFFLINE is set, so nothing can be uploaded. Unset it and repeat the command; the folder is as "
-                "it was."
-            ) from None
-        except HfHubHTTPError as error:
-            if error.response is None or error.response.status_code not in _MAY_PASS:
-                raise _refused(error, repository, token) from None
-            reason = f"the Hub answered {error.response.status_code}"
-        except HFValidationError as error:
-            raise PublishError(f"`{repository}` is no Hub id: {error} Write it as user/name.") from None
-        except (HTTPError, ConnectionError, TimeoutError) as error:
-            reason = _public(f"{type(error).__name__}: {error}", token)
-        except (ValueError, KeyError) as error:
-            if "metadata" in str(error):  # of the card, which the client has the Hub check
-                raise PublishError(
-                    f"The Hub does not take the card: {_public(error, token)} Correct README.md's metadata and repeat "
-                    "the command; the folder is as it was."
-                ) from None
-            reason = f"an answer that could not be read ({type(error).__name__})"
+        except Exception as error:
+            refusal = error if isinstance(error, PublishError) else _refusal(error, repository, token)
+            if refusal is not None:
+                raise refusal from None  # what the client raised may show the request's headers
+            reason = _reason(error, token)
     raise PublishError(
         f"`{folder}` could not be uploaded to {constants.ENDPOINT} in {attempts} attempts; the last one failed because "
         f"of {reason}. The folder is as it was, and what arrived is kept: repeat the command when the network is back."
-    ) from None
+    )
 
 
 def _push(
@@ -149,7 +130,9 @@ def _content(folder: Path, repository: str, token: str | None) -> dict[str, Path
     }
     if facts_file.FILE_NAME in content:
         try:
-            facts = dataclasses.replace(facts_file.load(folder), repository=repository)
+            facts = facts_file.load(folder)
+            if "/" in repository:  # else it lacks the owner, whom the token decides
+                facts = dataclasses.replace(facts, repository=repository)
             existing = folder / card.FILE_NAME
             text = card.compose(facts, existing.read_text(encoding="utf-8") if existing.is_file() else None)
         except ValueError as error:
@@ -169,8 +152,29 @@ def _is_left_out(path: str) -> bool:
     return any(fnmatch(path, pattern) or fnmatch(path, f"{pattern}/*") for pattern in LEFT_OUT)
 
 
-def _refused(error: HfHubHTTPError, repository: str, token: str | None) -> PublishError:
+def _refusal(error: Exception, repository: str, token: str | None) -> PublishError | None:
+    """What to tell of a failure that another attempt would not mend; None where it might."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return PublishError(
+            "HF_HUB_OFFLINE is set, so nothing can be uploaded. Unset it and repeat the command; the folder is as it "
+            "was."
+        )
+    if isinstance(error, HFValidationError):
+        return PublishError(f"`{repository}` is no Hub id: {error} Write it as user/name.")
+    if isinstance(error, HfHubHTTPError):
+        return _answered(error, repository, token)
+    if isinstance(error, ValueError) and "metadata" in str(error):  # of the card, which the client has the Hub check
+        return PublishError(
+            f"The Hub does not take the card: {_public(error, token)} Correct README.md's metadata and repeat the "
+            "command; the folder is as it was."
+        )
+    return None
+
+
+def _answered(error: HfHubHTTPError, repository: str, token: str | None) -> PublishError | None:
     status = error.response.status_code if error.response is not None else None
+    if status in _MAY_PASS:
+        return None
     if status == 401:
         return PublishError(
             "The Hub does not know you: there is no token, or it is no longer valid. Run `hf auth login`, or set "
@@ -183,6 +187,15 @@ def _refused(error: HfHubHTTPError, repository: str, token: str | None) -> Publi
         )
     reason = _public(error.server_message or f"status {status}", token)
     return PublishError(f"The Hub refused the upload to `{repository}`: {reason} The folder is as it was.")
+
+
+def _reason(error: Exception, token: str | None) -> str:
+    """Why an attempt failed, in words."""
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return f"the Hub's answer {error.response.status_code}"
+    if isinstance(error, RuntimeError):  # the client wraps what befell the storage of large files
+        return _public(error.__cause__ or error, token)
+    return _public(f"{type(error).__name__}: {error}", token)
 
 
 def _public(text: object, token: str | None) -> str:

@@ -348,7 +348,10 @@ class DistillationTrainer(Trainer):
                 projections.save(self.distillation.projections, output_dir or self.args.output_dir)
         folder = Path(output_dir or self.args.output_dir)
         if self.distillation is not None and self.args.should_save and not folder.name.startswith("checkpoint-"):
-            publication.save_facts(folder, facts.gather(self, self.distillation, **self._card_arguments))
+            try:
+                publication.save_facts(folder, facts.gather(self, self.distillation, **self._card_arguments))
+            except Exception as error:  # the weights are saved: a run of days must not end for want of a card
+                logger.warning(f"The facts of this run could not be written beside the model: {error}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from hub_server import Fault, Hub
 
-TOKEN = os.environ["HF_TOKEN"]
 KINDS = [Fault(1, kind) for kind in ("401", "403", "409", "429", "500", "cut")] + [Fault(1, "cut", obeyed=True)]
 LASTING = ("401", "403", "500", "cut")
 REPOSITORY = "tester/student"
@@ -42,7 +41,7 @@ def attempt(push, folder, **more):
 
 def main():
     folder = Path(sys.argv[1])
-    hub = Hub(TOKEN)
+    hub = Hub(os.environ["HF_TOKEN"])
     with hub.serve() as endpoint:
         os.environ["HF_ENDPOINT"] = endpoint
         from huggingface_hub import logging

@@ -1,5 +1,6 @@
 """The measures, each against a naive reference or another library."""
 
+import copy
 import json
 import math
 import socket
@@ -118,7 +119,7 @@ def trimmed(teacher, kept):
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     own = {words[number]: place for place, number in enumerate(kept)}
     made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(own, unk_token="[UNK]")), **names)
-    student = models.model(seed=1, spread=4.0)
+    student = copy.deepcopy(teacher)
     student.resize_token_embeddings(len(kept))
     with torch.no_grad():
         student.get_input_embeddings().weight.copy_(teacher.get_input_embeddings().weight[kept])

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import re
+import types
 
 import models
 import pytest
 import test_card
 from huggingface_hub import ModelCard
+from push_student import tokenizer
+from transformers import BertForMaskedLM
 from typer.testing import CliRunner
 
 from hf_kd import DistillationArguments, DistillationTrainer, card, facts_file, provenance, publication
@@ -194,13 +197,16 @@ def test_a_measured_comparison_is_shown():
     assert (
         "It keeps 84.6 % of its teacher's score (masked tokens ranked first, in the one language measured) with" in text
     )
-    assert "| sw | 300 | 22.0 (20.0 to 24.0) | 26.0 (24.0 to 28.0) | 4 (3.9 to 4.1) |" in text
+    assert "| sw | 300 | 22.0 (20.0 to 24.0) | 26.0 (24.0 to 28.0) | 84.6 (80.0 to 90.0) |" in text
+    assert "| sw | 4 / 3.5 |" in text
+    assert "hf-kd compare TEACHER STUDENT \\\n    --data sw=FILE \\\n    --seed 0\n```" in text
     assert "| 1 × 32 tokens, ms | 2.0 (1.9 to 2.2) | not measured |" in text
     assert "| weight files, MB | not measured | not measured |" in text
     (model,) = test_card.metadata(text)["model-index"]
     assert [metric["value"] for result in model["results"] for metric in result["metrics"]] == [0.22, 4.0]
     bare = card.compose(facts(evaluation=dataclasses.replace(EVALUATION, student_cost=Cost(1, 1.0))))
-    assert "| latency, throughput, peak memory | not measured | not measured |" in bare
+    assert "| latency and throughput | not measured | not measured |" in bare
+    assert "| peak memory | not measured | not measured |" in bare
 
 
 @pytest.mark.parametrize("hostile", test_card.HOSTILE)
@@ -260,6 +266,34 @@ def test_the_command_writes_the_card(saved):
     assert facts_file.load(folder).licence == "mit" and facts_file.load(folder).licence_from is None
 
 
+def test_an_adapters_card_survives_what_peft_writes_into_it(tmp_path):
+    """peft rewrites README.md on every save, its local paths among it."""
+    peft = pytest.importorskip("peft")
+    (tmp_path / "home").mkdir()
+    models.model(layers=1).save_pretrained(tmp_path / "home" / "base")
+    base = BertForMaskedLM.from_pretrained(tmp_path / "home" / "base")
+    student = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["query"]))
+    args = DistillationArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
+    data = {"train_dataset": models.rows(2), "data_collator": models.collate, "processing_class": tokenizer()}
+    trainer = DistillationTrainer(student, args, teacher=models.model(seed=1), **data)
+    trainer.save_model()
+    trainer.create_model_card()
+    path = tmp_path / "out" / "README.md"
+    first = path.read_text()
+    path.write_text(first + "\nMy own words.\n")
+    trainer.save_model()
+    assert str(tmp_path) in path.read_text(), "peft wrote where its base lies"
+    trainer.create_model_card()
+    again = path.read_text()
+    assert str(tmp_path) not in again and "My own words." in again and "- PEFT " in again
+    assert test_card.metadata(again)["tags"] == ["hf-kd", "knowledge-distillation", "lora", "transformers"]
+    assert test_card.metadata(again)["library_name"] == "peft" and "base_model" not in test_card.metadata(again)
+    assert "- kind: lora" in again and again.count("hf_kd begin summary") == 1
+    trainer.save_model()
+    trainer.create_model_card()
+    assert path.read_text() == again
+
+
 def test_a_folder_without_facts_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["card", str(tmp_path)])
     assert result.exit_code == 2 and "has no distillation_facts.json" in " ".join(result.output.split())
@@ -297,6 +331,22 @@ def test_a_command_is_public(given, public):
 
 def test_a_command_of_several_processes():
     assert provenance.command_of(["run.py"], 4) == ("torchrun", "--nproc_per_node", "4", "run.py")
+
+
+def test_emissions_are_those_of_codecarbon():
+    callback = types.SimpleNamespace(tracker=types.SimpleNamespace(final_emissions=0.25))
+    found = provenance.carbon_of([object(), callback])
+    assert "CO₂: 0.25 kg, estimated by codecarbon\n" in card.compose(facts(carbon_kilograms=found))
+    assert provenance.carbon_of([object()]) is None
+
+
+def test_a_model_is_saved_even_where_its_facts_cannot_be(saved, tmp_path, monkeypatch):
+    def fail(*arguments, **more):
+        raise KeyError("no width")
+
+    monkeypatch.setattr("hf_kd.trainer.facts.gather", fail)
+    saved[1].save_model(str(tmp_path))
+    assert (tmp_path / "model.safetensors").is_file() and not (tmp_path / facts_file.FILE_NAME).exists()
 
 
 def test_a_licence_is_read_from_the_teachers_card_or_not_at_all(tmp_path):

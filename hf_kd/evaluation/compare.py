@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from ..records import Evaluation
+from ..records import Cost, Evaluation
 from . import classifiers, tokens, vocabulary
 from .contestants import CompareError, Contestant, describe_device, digest, load
 from .cost import SHAPES, measure_costs
@@ -99,44 +100,60 @@ def compare(
     try:
         rows = [read_rows(language, file, task, settings.max_rows, settings.seed) for language, file in data.items()]
         measured, reused = {}, []
-        for done, of_language in enumerate(rows):
-            on_step(of_language.language, done, steps)
-            measured[of_language.language], found = _measured(cache, task, teacher, students, of_language, settings)
-            reused += [of_language.language] if found else []
+        for done, one in enumerate(rows):
+            on_step(one.language, done, steps)
+            measured[one.language], was_there = _measured(cache, task, teacher, students, one, settings)
+            reused += [one.language] if was_there else []
     except CompareError:
         raise
     except ValueError as error:
         raise CompareError(str(error)) from error
-    done = len(rows)
-
-    def on_shape() -> None:
-        nonlocal done
-        done += 1
-        on_step("speed", done, steps)
-
-    models = {one.name: one.model for one in (teacher, *students)}
-    folders = {one.name: one.folder for one in (teacher, *students)}
-    on_step("speed", done, steps)
-    costs = measure_costs(models, folders, SHAPES if settings.rounds else (), settings.rounds, on_shape)
+    costs = _costs([teacher, *students], settings, lambda done: on_step("speed", len(rows) + done, steps))
     on_step("done", steps, steps)
-    evaluations = {}
-    for student in students:
-        summaries = [
-            summarise(task, one.language, one.data, *measured[one.language][student.name], [settings.seed, place])
-            for place, one in enumerate(rows)
-        ]
-        evaluations[student.name] = Evaluation(
-            weights=student.weights,
-            teacher=teacher.hub_id,
-            languages=tuple(summary.report for summary in summaries),
-            mean=average(summaries),
-            student_cost=costs[student.name],
-            teacher_cost=costs[teacher.name],
-            settings=_public(settings),
-            versions={"hf-kd": __version__, **{name: version(name) for name in ("transformers", "torch")}},
-        )
-    of_students = {one.name: one.folder for one in students if one.folder is not None}
-    return Comparison(teacher.name, evaluations, of_students, tuple(reused))
+    evaluations = {
+        student.name: _evaluation(task, rows, measured, teacher, student, costs, settings) for student in students
+    }
+    folders = {one.name: one.folder for one in students if one.folder is not None}
+    return Comparison(teacher.name, evaluations, folders, tuple(reused))
+
+
+def _costs(
+    contestants: Sequence[Contestant], settings: CompareSettings, on_shape: Callable[[int], object]
+) -> dict[str, Cost]:
+    done = itertools.count(1)
+    on_shape(0)
+    return measure_costs(
+        {one.name: one.model for one in contestants},
+        {one.name: one.folder for one in contestants},
+        SHAPES if settings.rounds else (),
+        settings.rounds,
+        lambda: on_shape(next(done)),
+    )
+
+
+def _evaluation(
+    task: str,
+    rows: Sequence[Rows],
+    measured: Mapping[str, Mapping[str, Pair]],
+    teacher: Contestant,
+    student: Contestant,
+    costs: Mapping[str, Cost],
+    settings: CompareSettings,
+) -> Evaluation:
+    summaries = [
+        summarise(task, one.language, one.data, *measured[one.language][student.name], [settings.seed, place])
+        for place, one in enumerate(rows)
+    ]
+    return Evaluation(
+        weights=student.weights,
+        teacher=teacher.hub_id,
+        languages=tuple(summary.report for summary in summaries),
+        mean=average(summaries),
+        student_cost=costs[student.name],
+        teacher_cost=costs[teacher.name],
+        settings=_public(settings),
+        versions={"hf-kd": __version__, **{name: version(name) for name in ("transformers", "torch")}},
+    )
 
 
 def _public(settings: CompareSettings) -> dict[str, object]:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from ..architecture import AUTO_CLASSES, head_of_class
 from ..facts import TASKS
-from ..provenance import hub_id
+from ..provenance import hardware_of, hub_id
 from ..publication import fingerprint
 from ..teachers import load_teacher, position_limit
 from .summary import QUALITY
@@ -137,12 +137,12 @@ def describe_device(device: str) -> str:
     """What a device is, in words.
 
     Example:
-        >>> describe_device("cpu").startswith("cpu, ")
+        >>> "thread" in describe_device("cpu")
         True
     """
-    if torch.device(device).type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"cpu, {torch.get_num_threads()} threads"
+    found = hardware_of(torch.device(device))
+    threads = found["threads"]
+    return str(found.get("accelerator", f"{found['processor']}, {threads} thread{'s' if threads > 1 else ''}"))
 
 
 def digest(*values: object) -> str:

@@ -44,9 +44,9 @@ def draw_bars(rows: Sequence[str], bars: Sequence[Bars], xlabel: str, rule_above
         xlabel: what the bars measure.
         rule_above_last: whether a line sets the last row apart.
     """
-    picture = new_figure(7.5, 1.3 + max(0.85, 0.21 * len(bars) + 0.1) * len(rows))
+    picture = new_figure(7.5, 1.3 + max(0.5, 0.21 * len(bars) + 0.01) * len(rows))
     axes = picture.add_subplot()
-    step = min(0.21, 0.84 / len(bars))
+    step = min(0.42, 0.84 / len(bars))
     for place, one in enumerate(bars):
         places = [row + step * (place - (len(bars) - 1) / 2) for row in range(len(rows))]
         drawn = axes.barh(
