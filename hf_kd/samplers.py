@@ -14,8 +14,8 @@ class LanguageGroupedSampler(Sampler[int]):
     Rows are shuffled within their language and cut into full batches, and these are shuffled. What
     does not fill a batch is left over, fewer than `batch_size` rows of a language: these rows come
     last, language by language, in batches that may hold several languages; with `drop_last` they are
-    left out instead. Each row comes once. So every full batch holds one language, except the last
-    ones, fewer than there are languages.
+    left out instead, and every batch holds one language. No row comes twice. Batches of several
+    languages are at most as many as there are languages.
 
     This is a sampler of rows and not of batches, since the Trainer takes one, and since accelerate
     hands batches to processes in turn, which needs batches of one size. Each process makes the same
