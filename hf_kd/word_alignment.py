@@ -12,6 +12,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tokenizers import models
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -66,13 +68,23 @@ def decoded_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], unknow
 
     Returns:
         The text without special tokens, and each token's word as its span.
+
+    Raises:
+        ValueError: the tokenizer cannot decode.
     """
+    backend = tokenizer.backend_tokenizer
+    if backend.decoder is None and not isinstance(backend.model, models.WordLevel):
+        raise ValueError(
+            f"`{type(tokenizer).__name__}` has no decoder, so the text of its tokens cannot be read back. Keep the "
+            "dataset's text column, or set `tokenizer.backend_tokenizer.decoder`."
+        )
     text, spans = "", Spans()
+    textless = _textless(tokenizer)
     for group in _words_of(tokenizer, ids):
         word = ""
-        if group[0] not in _textless(tokenizer):
+        if group[0] not in textless:
             word = tokenizer.decode(group, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
-        if unknown and tokenizer.unk_token is not None and tokenizer.unk_token_id in group:
+        if unknown and tokenizer.unk_token_id in group and group[0] not in textless:
             word = word.replace(tokenizer.unk_token, unknown)
         if not word:
             spans += [None] * len(group)
@@ -153,8 +165,9 @@ def _units_of(starts: Sequence[int], span: tuple[int, int] | None) -> tuple[int,
 
 
 def _textless(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Special tokens; the unknown token stands for text."""
-    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    """Special tokens; the unknown token stands for text, unless it is another one too, as in GPT-2 and CLIP."""
+    others = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "sep", "pad", "cls", "mask")}
+    return set(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - others)
 
 
 def _words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[list[int]]:
@@ -165,7 +178,9 @@ def _words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterato
     textless = _textless(tokenizer)
     group, previous = list[int](), ""
     for token_id, token in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
-        if suffix:
+        if isinstance(model, models.WordLevel):
+            starts = True
+        elif suffix:
             starts = previous.endswith(suffix)
         elif prefix:
             starts = not token.startswith(prefix)
