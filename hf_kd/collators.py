@@ -211,22 +211,22 @@ class DataCollatorForHiddenMatching(DataCollatorForDistillation):
         super()._add(batch, rows, originals)
         original = self._original(originals, batch)
         texts, student_spans = self._read(rows, [ids for ids in originals if ids is not None])
-        encoded, limit = self._encode(texts)
+        ids, teacher_spans, whole_spans = self._encode(texts)
         aligned = [
             align_words(text, student, teacher)
-            for text, student, teacher in zip(texts, student_spans, encoded["spans"], strict=True)
+            for text, student, teacher in zip(texts, student_spans, teacher_spans, strict=True)
         ]
-        teacher_ids = pad_rows(encoded["input_ids"], self._padding_id())
+        teacher_ids = pad_rows(ids, self._padding_id())
         teacher_words = pad_rows([teacher for _, teacher, _ in aligned], NO_WORD)
         if not self.keeps_original:
             words = _fill([student for student, _, _ in aligned], batch, NO_WORD, self.tokenizer, "input_ids")
             self._hide(teacher_ids, teacher_words, words, batch["input_ids"] != original)
         shared = [
-            shared_words(student, teacher, _whole(words, spans, len(spans) >= limit))
-            for (student, teacher, words), spans in zip(aligned, encoded["spans"], strict=True)
+            shared_words(student, teacher, _whole(words, spans, whole))
+            for (student, teacher, words), spans, whole in zip(aligned, teacher_spans, whole_spans, strict=True)
         ]
         batch[TEACHER_IDS] = teacher_ids
-        batch[TEACHER_MASK] = pad_rows([[1] * len(ids) for ids in encoded["input_ids"]], 0)
+        batch[TEACHER_MASK] = pad_rows([[1] * len(row) for row in ids], 0)
         batch[STUDENT_WORDS] = _fill([one for one, _ in shared], batch, NO_WORD, self.tokenizer, "input_ids")
         batch[TEACHER_WORDS] = pad_rows([other for _, other in shared], NO_WORD)
 
@@ -247,15 +247,18 @@ class DataCollatorForHiddenMatching(DataCollatorForDistillation):
             spans.append(found)
         return texts, spans
 
-    def _encode(self, texts: list[str]) -> tuple[dict[str, Any], int]:
-        """Texts in the teacher's tokens, their spans, and the number of tokens at which they were cut."""
+    def _encode(self, texts: list[str]) -> tuple[list[list[int]], list[Spans], list[Spans]]:
+        """Texts in the teacher's tokens, their spans, and the spans that they would have if nothing were cut."""
+        encoded = self.teacher_tokenizer(texts, return_offsets_mapping=True, verbose=False)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         limit = self.teacher_max_length or self.teacher_tokenizer.model_max_length
-        encoded = self.teacher_tokenizer(
-            texts, truncation=limit < 1_000_000, max_length=limit, return_offsets_mapping=True, verbose=False
-        )
-        rows = zip(texts, encoded["offset_mapping"], strict=True)
-        spans = [[strip_blanks(text, span) for span in offsets] for text, offsets in rows]
-        return {"input_ids": encoded["input_ids"], "spans": spans}, limit
+        whole = [strip_blanks(text, row) for text, row in zip(texts, offsets, strict=True)]
+        spans = list(whole)
+        for place, text in enumerate(texts):
+            if len(ids[place]) > limit:
+                cut = self.teacher_tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
+                ids[place], spans[place] = cut["input_ids"], strip_blanks(text, cut["offset_mapping"])
+        return ids, spans, whole
 
     def _padding_id(self) -> int:
         pad = self.teacher_tokenizer.pad_token_id
@@ -288,13 +291,12 @@ def pad_rows(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
-def _whole(words: Sequence[tuple[int, int]], spans: Spans, is_cut: bool) -> list[bool]:
-    """Which words the teacher read to their end; after truncation the one at the edge may be cut."""
-    if not is_cut:
+def _whole(words: Sequence[tuple[int, int]], spans: Spans, whole: Spans) -> list[bool]:
+    """Which words the teacher reads to their end; where its text is cut, it may be within a word."""
+    if len(spans) == len(whole):
         return [True] * len(words)
-    present = [span for span in spans if span is not None]
-    first, last = min((s for s, _ in present), default=0), max((e for _, e in present), default=0)
-    return [first <= start and end <= last for start, end in words]
+    read, there = ([span[0] for span in side if span is not None] for side in (spans, whole))
+    return [sum(s <= one < e for one in read) == sum(s <= one < e for one in there) for s, e in words]
 
 
 def _list(values: Any) -> list[int]:

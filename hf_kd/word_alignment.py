@@ -34,7 +34,7 @@ def text_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str
 
     Args:
         tokenizer: the fast tokenizer that made the row.
-        ids: the row, with or without special tokens, and perhaps truncated. Shape (N,).
+        ids: the row, with or without special tokens, perhaps truncated or padded. Shape (N,).
         text: its text.
 
     Raises:
@@ -49,13 +49,29 @@ def text_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str
             return_offsets_mapping=True,
             verbose=False,
         )
-        if list(encoded["input_ids"]) == list(ids):
-            return [strip_blanks(text, span) for span in encoded["offset_mapping"]]
+        found, spans = encoded["input_ids"], strip_blanks(text, encoded["offset_mapping"])
+        padding = [tokenizer.pad_token_id] * (len(ids) - len(found))
+        if [*found, *padding] == list(ids):
+            return [*spans, *[None] * len(padding)]
+        if [*padding, *found] == list(ids):
+            return [*[None] * len(padding), *spans]
     raise ValueError(
         f"A row of {len(ids)} tokens is not what `{type(tokenizer).__name__}` makes of its text ({text[:40]!r}...), "
         "so its words cannot be found. Tokenize the text column alone with the student's tokenizer, or drop the text: "
         "words are then found by decoding the ids."
     )
+
+
+def strip_blanks(text: str, offsets: Sequence[tuple[int, int]]) -> Spans:
+    """The tokens' spans without the blanks around their characters; tokenizers differ in whose these are."""
+    spans = Spans()
+    for start, end in offsets:
+        while start < end and text[start].isspace():
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
+        spans.append((start, end) if start < end else None)
+    return spans
 
 
 def decoded_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], unknown: str = "") -> tuple[str, Spans]:
@@ -147,16 +163,6 @@ def shared_words(
     both = sorted(word for word in set(student) & set(teacher) if word != NO_WORD and is_whole[word])
     number = {word: place for place, word in enumerate(both)}
     return [number.get(word, NO_WORD) for word in student], [number.get(word, NO_WORD) for word in teacher]
-
-
-def strip_blanks(text: str, span: tuple[int, int]) -> tuple[int, int] | None:
-    """The span without the blanks around its characters; tokenizers differ in whose they are."""
-    start, end = span
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return (start, end) if start < end else None
 
 
 def _units_of(starts: Sequence[int], span: tuple[int, int] | None) -> tuple[int, int] | None:

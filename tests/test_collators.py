@@ -1,0 +1,391 @@
+"""What wrapped collators carry, and that they still make the same batch."""
+
+import functools
+import pickle
+import re
+from itertools import chain
+
+import datasets
+import pytest
+import tiny_tokenizers
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import collate
+from tiny_tokenizers import LINES
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    DataCollatorForTokenClassification,
+    DataCollatorWithFlattening,
+    DataCollatorWithPadding,
+    default_data_collator,
+)
+
+from hf_kd.collators import (
+    DataCollatorForAttentionMatching,
+    DataCollatorForDistillation,
+    DataCollatorForHiddenMatching,
+)
+from hf_kd.packing import group_texts, pack_texts, tokenize_with_languages
+
+quick = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+LANGUAGES = ("eng", "hau", "yor")
+STUDENT = tiny_tokenizers.bert()
+TEXTS = [(language, line) for lines in zip(*LINES.values()) for language, line in zip(LINES, lines)]
+
+
+def rows(tokenizer=STUDENT, texts=tuple(TEXTS), **options):
+    return [{**tokenizer(text, **options), "text": text, "language": language} for language, text in texts]
+
+
+def without(made, *columns):
+    return [{name: value for name, value in row.items() if name not in columns} for row in made]
+
+
+def masking(tokenizer=STUDENT, **options):
+    return DataCollatorForLanguageModeling(tokenizer, **{"mlm_probability": 0.3, **options})
+
+
+def same(found, expected):
+    assert set(found) == set(expected)
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def in_place(features):
+    """A collator that masks the rows that it is given."""
+    for row in features:
+        row["input_ids"][1] = STUDENT.mask_token_id
+    return collate(features)
+
+
+def labelled(made):
+    return [{**row, "labels": list(range(len(row["input_ids"])))} for row in made]
+
+
+def left():
+    made = tiny_tokenizers.bert(padding_side="left")
+    assert made.padding_side == "left"
+    return made
+
+
+COLLATORS = {
+    "masked": lambda: (masking(), rows()),
+    "masked, padded to 8": lambda: (masking(pad_to_multiple_of=8), rows()),
+    "masked, own seed": lambda: (masking(seed=3), rows(return_special_tokens_mask=True)),
+    "whole words": lambda: (
+        masking(whole_word_mask=True, mask_replace_prob=1.0, random_replace_prob=0.0),
+        rows(return_offsets_mapping=True, padding="max_length", max_length=40),
+    ),
+    "causal": lambda: (masking(mlm=False), rows()),
+    "left": lambda: (masking(left()), rows()),
+    "padding": lambda: (DataCollatorWithPadding(STUDENT), [{**row, "label": 1} for row in rows()]),
+    "tokens": lambda: (DataCollatorForTokenClassification(STUDENT), labelled(rows())),
+    "default": lambda: (default_data_collator, rows(padding="max_length", max_length=40)),
+    "function": lambda: (collate, without(rows(), "text")),
+}
+
+
+@pytest.mark.parametrize("case", COLLATORS)
+def test_the_batch_is_the_wrapped_collators(case):
+    collator, made = COLLATORS[case]()
+    torch.manual_seed(5)
+    expected = collator(without(made, "text", "language"))
+    collator, made = COLLATORS[case]()
+    wrapped = DataCollatorForDistillation(collator, languages=LANGUAGES, keeps_original=True)
+    torch.manual_seed(5)
+    batch = dict(wrapped(made))
+    assert batch.pop("kd_language").tolist() == [1, 2, 0] * 3
+    original = batch.pop("kd_original_input_ids")
+    same(batch, dict(expected))
+    assert original.shape == batch["input_ids"].shape
+    for row, ids, padded in zip(made, original, batch["input_ids"]):
+        length, width = len(row["input_ids"]), len(padded)
+        start = width - length if case == "left" else 0
+        assert ids[start : start + length].tolist() == row["input_ids"]
+        outside = torch.ones(width, dtype=torch.bool)
+        outside[start : start + length] = False
+        assert torch.equal(ids[outside], padded[outside]), "padding as in the student's"
+
+
+def test_the_tokenizer_is_the_wrapped_ones():
+    assert DataCollatorForDistillation(masking()).tokenizer is STUDENT
+    assert DataCollatorForDistillation(collate).tokenizer is None
+    assert DataCollatorForDistillation(collate).columns == ("language", "language_ids")
+    assert DataCollatorForAttentionMatching(masking(), STUDENT, text_column="line").columns[-1] == "line"
+
+
+def test_a_function_without_a_tokenizer_gets_its_strings():
+    def reads_text(features):
+        return collate([dict(STUDENT(row["text"])) for row in features])
+
+    batch = DataCollatorForDistillation(reads_text, languages=LANGUAGES)(without(rows(), "input_ids"))
+    assert batch["kd_language"].tolist() == [1, 2, 0] * 3
+
+
+def test_originals_are_kept_from_a_collator_that_masks_in_place():
+    made = without(rows(), "text")
+    expected = [list(row["input_ids"]) for row in made]
+    batch = DataCollatorForDistillation(in_place, keeps_original=True)(made)
+    assert (batch["input_ids"][:, 1] == STUDENT.mask_token_id).all()
+    assert [ids[: len(row)].tolist() for ids, row in zip(batch["kd_original_input_ids"], expected)] == expected
+
+
+def test_bare_rows_pass_through():
+    made = [row["input_ids"] for row in rows()]
+    batch = DataCollatorForDistillation(masking(mlm=False))(made)
+    same(dict(batch), dict(masking(mlm=False)(made)))
+    with pytest.raises(ValueError, match="Rows are of type `list`; columns by name are needed"):
+        DataCollatorForDistillation(masking(), languages=LANGUAGES)(made)
+
+
+@pytest.mark.parametrize("kind", [DataCollatorForDistillation, DataCollatorForHiddenMatching])
+def test_workers_make_the_same_batches(kind):
+    more = {} if kind is DataCollatorForDistillation else {"teacher_tokenizer": tiny_tokenizers.xlm_roberta()}
+    collator = pickle.loads(pickle.dumps(kind(masking(mlm=False), languages=LANGUAGES, **more)))
+    load = functools.partial(DataLoader, rows(), batch_size=4, collate_fn=collator)
+    for found, expected in zip(load(num_workers=2), load(), strict=True):
+        same(dict(found), dict(expected))
+
+
+# ---- languages ----
+
+
+@pytest.mark.parametrize(
+    "value, saw", [("swa", "`swa`"), (None, "no value"), (3, "3")], ids=["unknown", "missing", "number"]
+)
+def test_an_unknown_language_is_named(value, saw):
+    made = rows()
+    made[2]["language"] = value
+    message = f"Column `language` has a row with {saw}, but the languages known are `eng`, `hau`, `yor`. Correct the"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DataCollatorForDistillation(masking(), languages=LANGUAGES)(made)
+
+
+REFUSED = {
+    "no column": (
+        lambda: DataCollatorForDistillation(masking(), languages=LANGUAGES)(without(rows(), "language")),
+        "Rows have the columns `input_ids`, `token_type_ids`, `attention_mask`, `text`, but no `language` that names",
+    ),
+    "flattened": (
+        lambda: DataCollatorForDistillation(DataCollatorWithFlattening(), keeps_original=True)(without(rows(), "text")),
+        "The wrapped collator made `input_ids` of shape (1, ",
+    ),
+    "no ids": (
+        lambda: DataCollatorForDistillation(list, keeps_original=True)([{"pixels": 1}]),
+        "Rows have no `input_ids`, which `keeps_original` keeps.",
+    ),
+    "twice": (
+        lambda: DataCollatorForDistillation(collate, languages=["a", "b", "a"]),
+        "`languages` names a more than once",
+    ),
+    "uneven": (
+        lambda: DataCollatorForDistillation(collate)([{"input_ids": [1, 2], "language_ids": [0]}]),
+        "A row has 1 `language_ids` for 2 `input_ids`; each token needs one.",
+    ),
+    "beyond": (
+        lambda: DataCollatorForDistillation(collate, languages=["aa"])([{"input_ids": [1], "language_ids": [1]}]),
+        "Column `language_ids` holds the number 1, but 1 languages are known: `aa`. Pack with the same `languages`.",
+    ),
+    "length": (lambda: pack_texts(datasets.Dataset.from_dict({}), STUDENT, ["a"], 0), "`length_tokens` is 0; a chunk"),
+    "packing": (
+        lambda: tokenize_with_languages({"text": ["x"]}, STUDENT, ["aa"]),
+        "The dataset has the columns `text`, but no `language`.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_carried_is_refused(case):
+    call, message = REFUSED[case]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_what_is_no_collator_is_refused():
+    with pytest.raises(TypeError, match="`collator` is of type `dict`; a function from rows to a batch is needed."):
+        DataCollatorForDistillation({})
+    with pytest.raises(
+        TypeError, match=re.escape("`languages` is the string 'hau'; names are needed. Pass `('hau',)`.")
+    ):
+        DataCollatorForDistillation(collate, languages="hau")
+
+
+@quick
+@given(st.lists(st.lists(st.integers(-1, 4), min_size=1, max_size=9), min_size=1, max_size=5), st.booleans())
+def test_token_languages_lie_where_the_tokens_do(languages, pads_left):
+    made = [{"input_ids": [100 + n for n in row], "language_ids": row} for row in languages]
+    tokenizer = left() if pads_left else STUDENT
+    batch = DataCollatorForDistillation(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=4))(made)
+    assert torch.equal(batch["kd_language"], torch.where(batch["attention_mask"] == 1, batch["input_ids"] - 100, -1))
+
+
+def test_left_padding_without_a_tokenizer_is_recognised():
+    def pads_left(features):
+        return {name: value.flip(1) for name, value in collate(features).items()}
+
+    made = [{"input_ids": [5, 6], "attention_mask": [1, 1], "language_ids": [0, 1]}]
+    made += [{"input_ids": [7, 8, 9], "attention_mask": [1, 1, 1], "language_ids": [2, 2, 2]}]
+    batch = DataCollatorForDistillation(pads_left)(made)
+    assert batch["kd_language"].tolist() == [[-1, 0, 1], [2, 2, 2]]
+
+
+# ---- packing ----
+
+
+def stock_group_texts(examples, max_seq_length=16):
+    """The stock scripts' own: https://github.com/huggingface/transformers, examples/pytorch."""
+    concatenated = {k: list(chain(*examples[k])) for k in examples}
+    total = (len(concatenated[list(examples)[0]]) // max_seq_length) * max_seq_length
+    return {k: [t[i : i + max_seq_length] for i in range(0, total, max_seq_length)] for k, t in concatenated.items()}
+
+
+def corpus():
+    return datasets.Dataset.from_dict({"text": [text for _, text in TEXTS], "language": [name for name, _ in TEXTS]})
+
+
+def test_packed_rows_know_each_tokens_language():
+    expected = [(i, LANGUAGES.index(name)) for name, text in TEXTS for i in STUDENT(text)["input_ids"]]
+    tokenized = corpus().map(
+        tokenize_with_languages,
+        batched=True,
+        remove_columns=["text", "language"],
+        fn_kwargs={"tokenizer": STUDENT, "languages": LANGUAGES},
+    )
+    packed = tokenized.map(stock_group_texts, batched=True)
+    assert set(packed.column_names) >= {"input_ids", "attention_mask", "special_tokens_mask", "language_ids"}
+    assert packed[:] == tokenized.map(group_texts, batched=True, fn_kwargs={"length_tokens": 16})[:]
+    assert packed[:] == pack_texts(corpus(), STUDENT, LANGUAGES, 16)[:]
+    assert packed[:]["input_ids"] == list(
+        pack_texts(corpus().to_iterable_dataset(), STUDENT, LANGUAGES, 16).take(99)["input_ids"]
+    )
+    found = [pair for row in packed for pair in zip(row["input_ids"], row["language_ids"])]
+    assert found == expected[: len(expected) // 16 * 16]
+    batch = DataCollatorForDistillation(masking(), languages=LANGUAGES)([packed[n] for n in range(len(packed))])
+    assert batch["kd_language"].flatten().tolist() == [language for _, language in found]
+    assert "language_ids" not in batch and any(len(row.unique()) > 1 for row in batch["kd_language"])
+
+
+# ---- a teacher with another tokenizer ----
+
+TEACHERS = {name: tiny_tokenizers.TOKENIZERS[name]() for name in ("xlm_roberta", "roberta", "deberta_v2", "distilbert")}
+
+
+def matched(teacher="xlm_roberta", collator=None, made=None, **more):
+    wrapped = DataCollatorForAttentionMatching(collator or masking(), TEACHERS[teacher], languages=LANGUAGES, **more)
+    return wrapped(rows() if made is None else made)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("options", [{}, {"padding": "max_length", "max_length": 40}], ids=["ragged", "padded"])
+def test_the_teacher_reads_the_same_words(teacher, side, options):
+    student = left() if side == "left" else STUDENT
+    batch = matched(teacher, masking(student, mlm=False), rows(student, **options))
+    expected = TEACHERS[teacher]([text for _, text in TEXTS], padding=True, return_tensors="pt")
+    assert torch.equal(batch["kd_teacher_input_ids"], expected["input_ids"])
+    assert torch.equal(batch["kd_teacher_attention_mask"], expected["attention_mask"])
+    for n, (_, text) in enumerate(TEXTS):
+        for tokenizer, ids, words in (
+            (student, batch["input_ids"][n], batch["kd_student_words"][n]),
+            (TEACHERS[teacher], batch["kd_teacher_input_ids"][n], batch["kd_teacher_words"][n]),
+        ):
+            assert set(words.tolist()) == set(range(-1, len(text.split())))
+            special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids)) & (ids != tokenizer.unk_token_id)
+            assert (words[special] == -1).all()
+            for number, word in enumerate(text.split()):
+                plain = re.sub(r"\W", "", tokenizer.decode(ids[words == number])).lower()
+                known = tokenizer.unk_token_id not in ids[words == number] and plain.isascii() and word.isascii()
+                assert not known or plain == re.sub(r"\W", "", word).lower()
+
+
+@quick
+@given(st.integers(0, 10**6), st.sampled_from(list(TEACHERS)))
+def test_the_teacher_cannot_peek_at_masked_words(seed, teacher):
+    torch.manual_seed(seed)
+    batch = matched(teacher, masking(mask_replace_prob=0.5, random_replace_prob=0.2))
+    plain = matched(teacher, masking(mlm=False))
+    for name in ("kd_student_words", "kd_teacher_words", "kd_teacher_attention_mask"):
+        assert torch.equal(batch[name], plain[name]), "masks change what is read, and nothing else"
+    mask = TEACHERS[teacher].mask_token_id
+    is_changed = batch["input_ids"] != plain["input_ids"]
+    for n in range(len(TEXTS)):
+        hidden = set(batch["kd_student_words"][n][is_changed[n]].tolist()) - {-1}
+        for one, other, word in zip(
+            batch["kd_teacher_input_ids"][n], plain["kd_teacher_input_ids"][n], batch["kd_teacher_words"][n].tolist()
+        ):
+            assert one == (mask if word in hidden else other), "whole words, and no others"
+    assert is_changed.any() and (batch["labels"] != -100).sum() > is_changed.sum(), "some labels are of tokens in sight"
+
+
+def test_with_originals_the_teacher_reads_everything():
+    batch, plain = matched(keeps_original=True), matched(collator=masking(mlm=False))
+    assert (batch["input_ids"] != plain["input_ids"]).any()
+    assert torch.equal(batch["kd_teacher_input_ids"], plain["kd_teacher_input_ids"])
+    assert torch.equal(batch["kd_original_input_ids"], plain["input_ids"])
+
+
+def test_a_truncated_student_gives_the_teacher_no_more():
+    made = rows(truncation=True, max_length=8)
+    batch = matched(collator=masking(mlm=False), made=made)
+    for n, (_, text) in enumerate(TEXTS):
+        read = TEACHERS["xlm_roberta"].decode(batch["kd_teacher_input_ids"][n], skip_special_tokens=True)
+        assert len(read) < len(text) - 5
+        assert set(batch["kd_student_words"][n].tolist()) == set(batch["kd_teacher_words"][n].tolist())
+
+
+def test_a_word_that_the_teacher_reads_in_part_is_left_out():
+    whole = matched(collator=masking(mlm=False))
+    for limit in (6, 9, 12, 15):
+        batch = matched(collator=masking(mlm=False), teacher_max_length=limit)
+        assert batch["kd_teacher_input_ids"].shape[1] == limit
+        for cut, full, of_student in zip(
+            batch["kd_teacher_words"], whole["kd_teacher_words"], batch["kd_student_words"]
+        ):
+            words = set(cut.tolist()) - {-1}
+            for word in words:
+                assert (cut == word).sum() == (full == word).sum()
+            assert words == set(of_student.tolist()) - {-1} == set(range(len(words)))
+
+
+def test_rows_without_text_are_decoded_and_that_is_said(heard):
+    decoding = DataCollatorForHiddenMatching(masking(mlm=False), TEACHERS["roberta"], text_column="gone")
+    batch = decoding(rows())
+    assert "Rows hold no column `gone`: the teacher's text is decoded from the student's tokens" in heard()
+    for ids, words in zip(batch["kd_teacher_input_ids"], batch["kd_student_words"]):
+        assert len(set(words.tolist()) - {-1}) > 5 and TEACHERS["roberta"].mask_token_id not in ids
+    packed = pack_texts(corpus(), STUDENT, LANGUAGES, 16)
+    batch = decoding([packed[n] for n in range(len(packed))])
+    is_special = torch.isin(batch["input_ids"], torch.tensor([STUDENT.cls_token_id, STUDENT.sep_token_id]))
+    assert torch.equal(batch["kd_student_words"] == -1, is_special)
+
+
+def test_tokenizers_that_cannot_match_are_refused():
+    with pytest.raises(TypeError, match="the student's is none. Wrap a collator that has the"):
+        DataCollatorForHiddenMatching(collate, STUDENT)
+    with pytest.raises(TypeError, match="the teacher's is `str`, which is not."):
+        DataCollatorForHiddenMatching(masking(), "bert")
+    with pytest.raises(ValueError, match="`teacher_max_length` is 0; at least 1"):
+        DataCollatorForHiddenMatching(masking(), STUDENT, teacher_max_length=0)
+    gpt2 = tiny_tokenizers.gpt2()
+    made = DataCollatorForHiddenMatching(masking(mlm=False), gpt2)(rows())
+    assert (made["kd_teacher_input_ids"][made["kd_teacher_attention_mask"] == 0] == 0).all()
+    with pytest.raises(ValueError, match="the teacher's `GPT2Tokenizer` has no mask token to hide them from it."):
+        DataCollatorForHiddenMatching(masking(mlm_probability=0.9), gpt2)(rows())
+
+
+@pytest.mark.real
+def test_real_text_is_aligned_word_by_word(shared):
+    teacher = AutoTokenizer.from_pretrained(shared / "models" / "afro-mini")
+    for language in ("hau", "ibo", "kin", "swa", "yor", "eng"):
+        with open(shared / "data" / "text" / f"{language}.txt", encoding="utf-8") as file:
+            lines = [line.strip() for _, line in zip(range(200), file)]
+        batch = DataCollatorForAttentionMatching(masking(mlm=False), teacher)(
+            [{**STUDENT(t), "text": t} for t in lines]
+        )
+        for line, *sides in zip(lines, batch["kd_student_words"], batch["kd_teacher_words"]):
+            words = [sorted(set(side.tolist()) - {-1}) for side in sides]
+            assert words[0] == words[1] == list(range(len(words[0])))
+            assert len(words[0]) >= 0.98 * len(line.split()) - 1, "hardly a word is lost"
