@@ -101,7 +101,7 @@ class DataCollatorForDistillation:
                 )
             return self.collator(features, **options)
         originals = [_ids(row) for row in rows]  # before a collator that masks in place sees them
-        batch = self.collator([self._visible(row) for row in rows], **options)
+        batch = self.collator(self._visible(rows), **options)
         if rows:
             self._add(batch, rows, originals)
         return batch
@@ -114,12 +114,12 @@ class DataCollatorForDistillation:
         if self.keeps_original:
             batch[ORIGINAL] = self._original(originals, batch)
 
-    def _visible(self, row: Row) -> dict[str, Any]:
-        """The row as the wrapped collator gets it."""
+    def _visible(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """The rows as the wrapped collator gets them."""
         hidden = set(self.columns)
         if self.tokenizer is not None:
-            hidden |= {name for name, value in row.items() if isinstance(value, str) or value is None}
-        return {name: value for name, value in row.items() if name not in hidden}
+            hidden |= {name for row in rows for name, value in row.items() if value is None or _is_text(value)}
+        return [{name: value for name, value in row.items() if name not in hidden} for row in rows]
 
     def _languages(self, rows: Sequence[Row], batch: Mapping[str, Any]) -> Tensor | None:
         if TOKEN_LANGUAGES_COLUMN in rows[0]:
@@ -297,6 +297,11 @@ def _whole(words: Sequence[tuple[int, int]], spans: Spans, whole: Spans) -> list
         return [True] * len(words)
     read, there = ([span[0] for span in side if span is not None] for side in (spans, whole))
     return [sum(s <= one < e for one in read) == sum(s <= one < e for one in there) for s, e in words]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a column's value is a string, or a list of them, such as the words of a pre-split text."""
+    return isinstance(value, str) or (isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], str))
 
 
 def _list(values: Any) -> list[int]:

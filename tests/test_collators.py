@@ -125,6 +125,12 @@ def test_a_function_without_a_tokenizer_gets_its_strings():
     assert batch["kd_language"].tolist() == [1, 2, 0] * 3
 
 
+def test_no_strings_reach_a_tokenizer():
+    made = [{**row, "words": row["text"].split(), "note": None if n else "first"} for n, row in enumerate(rows())]
+    batch = DataCollatorForDistillation(masking(mlm=False), languages=LANGUAGES)(made)
+    assert set(batch) == {"input_ids", "token_type_ids", "attention_mask", "labels", "kd_language"}
+
+
 def test_originals_are_kept_from_a_collator_that_masks_in_place():
     made = without(rows(), "text")
     expected = [list(row["input_ids"]) for row in made]
