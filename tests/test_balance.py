@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from hf_kd.balance import RULES, balance_languages, balance_table
 from hf_kd.balance.shares import redistributed, shares
@@ -331,3 +332,20 @@ def test_corpora_that_are_refused(case):
 def test_a_folder_without_text_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no \*\.txt\. Name the files by language"):
         balance_languages(tmp_path, tokenizer=by_blanks)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("streaming", [False, True])
+def test_real_text_is_balanced(shared, cache, streaming):
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "afro-mini")
+    corpora = {name: shared / "data" / "text" / f"{name}.txt" for name in ("hau", "xho", "yor")}
+    drawn, report = balance_languages(corpora, budget_tokens=12_000, tokenizer=tokenizer, streaming=streaming)
+    rows, counted = list(drawn), Counter()
+    for row in rows:
+        counted[row["language"]] += len(tokenizer(row["text"], add_special_tokens=False)["input_ids"])
+    assert counted == {name: one.tokens for name, one in report.languages.items()}
+    assert all(3_800 < tokens <= 4_000 for tokens in counted.values())
+    for language, path in corpora.items():
+        lines = Counter(path.read_text(encoding="utf-8").splitlines())
+        mine = Counter(row["text"] for row in rows if row["language"] == language)
+        assert not mine - lines, "each line of the file at most once"
