@@ -96,7 +96,8 @@ def aggregate_attention(attention: Tensor, words: Tensor, word_count: int | None
     averaging = (membership / counts.clamp(min=1).unsqueeze(1)).transpose(1, 2)
     if attention.dim() == 4:
         membership, averaging = membership.unsqueeze(1), averaging.unsqueeze(1)
-    return averaging @ attention @ membership
+    with torch.autocast(attention.device.type, enabled=False):  # which would multiply in half precision again
+        return averaging @ attention @ membership
 
 
 def _slots(words: Tensor, counts: Tensor) -> Tensor:

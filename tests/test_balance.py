@@ -121,6 +121,12 @@ def test_a_language_is_drawn_alike_whatever_stands_beside_it():
     }
 
 
+def test_languages_are_drawn_independently():
+    drawn = draw({"aa": 200, "bb": 200}, "equal", budget_tokens=400).dataset
+    numbers = {name: {text.split()[0][2:] for text in drawn["text"] if text.startswith(name)} for name in ("aa", "bb")}
+    assert len(numbers["aa"] & numbers["bb"]) < 25, "as of parallel texts: not the same lines of each"
+
+
 # ---- alpha and none ----
 
 

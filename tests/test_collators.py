@@ -326,6 +326,18 @@ def test_the_teacher_cannot_peek_at_masked_words(seed, teacher):
     assert is_changed.any() and (batch["labels"] != -100).sum() > is_changed.sum(), "some labels are of tokens in sight"
 
 
+def test_a_masked_blank_hides_no_special_token():
+    student = tiny_tokenizers.deberta_v2()  # some of its tokens are a blank alone
+    batch = matched(
+        "roberta", masking(student, mlm_probability=0.9, mask_replace_prob=1, random_replace_prob=0), rows(student)
+    )
+    is_blank = (batch["kd_student_words"] == -1) & (batch["input_ids"] == student.mask_token_id)
+    assert is_blank.any()
+    ids = batch["kd_teacher_input_ids"]
+    assert (ids[:, 0] == TEACHERS["roberta"].bos_token_id).all()
+    assert ((ids == TEACHERS["roberta"].pad_token_id) == (batch["kd_teacher_attention_mask"] == 0)).all()
+
+
 def test_with_originals_the_teacher_reads_everything():
     batch, plain = matched(keeps_original=True), matched(collator=masking(mlm=False))
     assert (batch["input_ids"] != plain["input_ids"]).any()

@@ -121,6 +121,13 @@ def test_sums_are_taken_in_single_precision_at_least(dtype):
     assert aggregate_attention(torch.full((1, 3, 3), 1 / 3, dtype=dtype), words[:, :3]).dtype == pooled.dtype
 
 
+def test_autocast_does_not_round_the_maps():
+    words, attention = torch.tensor([[-1, 0, 0, 1]]), torch.softmax(draw(1, 2, 4, 4).float(), -1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = aggregate_attention(attention, words)
+    assert torch.equal(found, aggregate_attention(attention, words))
+
+
 REFUSED = {
     "width": (
         lambda: pool_words(torch.ones(2, 3, 4), torch.zeros(2, 5, dtype=torch.long)),
