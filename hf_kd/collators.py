@@ -146,6 +146,12 @@ class DataCollatorForDistillation:
                 f"that names their language, and no `{TOKEN_LANGUAGES_COLUMN}`. Keep the column through "
                 "preprocessing; packed text needs `hf_kd.packing.tokenize_with_languages`."
             )
+        ids = batch.get("input_ids")
+        if isinstance(ids, Tensor) and len(ids) != len(rows):
+            raise ValueError(
+                f"The wrapped collator made {len(ids)} rows of {len(rows)}, so their languages have no place in its "
+                "batch. Wrap a collator that keeps rows apart, such as one that pads."
+            )
         values = [row.get(self.language_column) for row in rows]
         return torch.tensor(language_numbers(values, self.languages, self.language_column))
 

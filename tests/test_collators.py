@@ -156,6 +156,10 @@ REFUSED = {
         lambda: DataCollatorForDistillation(DataCollatorWithFlattening(), keeps_original=True)(without(rows(), "text")),
         "The wrapped collator made `input_ids` of shape (1, ",
     ),
+    "joined": (
+        lambda: DataCollatorForDistillation(DataCollatorWithFlattening(), languages=LANGUAGES)(without(rows(), "text")),
+        "The wrapped collator made 1 rows of 9, so their languages have no place in its batch.",
+    ),
     "no ids": (
         lambda: DataCollatorForDistillation(list, keeps_original=True)([{"pixels": 1}]),
         "Rows have no `input_ids`, which `keeps_original` keeps.",
