@@ -47,15 +47,7 @@ def balance_languages(
     gives all it has, and a warning says so. "alpha" gives shares in proportion to n^alpha of its n
     tokens, and repeats a language whose share exceeds what it has, pass after pass. "none" keeps the
     proportions. Rows stay whole: a language gives rows up to the first one that would exceed its
-    share, so it stays below it by less than that row.
-
-    A dataset is drawn in an order that depends on the seed and the language's name alone: a larger
-    budget adds rows to those of a smaller one. All languages' rows are then shuffled together. A
-    stream gives its first rows, in its own order, and languages alternate at random; shuffle it
-    beforehand if its order matters. Its `state_dict` resumes exactly.
-
-    Tokens are counted first, up to a language's share, or to its end where shares depend on what
-    there is; a stream is therefore read twice.
+    share, so it stays below it by less than that row. `hf_kd.balance` tells of order and streams.
 
     Args:
         corpora: a folder of LANG.txt, or a mapping from language to a text file (UTF-8, a text a line),
@@ -72,41 +64,59 @@ def balance_languages(
         streaming: whether text files are read as streams.
 
     Returns:
-        The dataset, blank rows left out, a `language` column set to the mapping's names, and the report.
+        The dataset, blank rows left out, its `language` set to the mapping's names, and the report.
 
     Raises:
         ValueError: an argument is out of range, a language is empty, or its share is too small for a row.
         TypeError: a corpus is of another type.
         FileNotFoundError: a file or folder is missing.
-
-    Source:
-        "equal": Limisiewicz et al. (2022), arXiv:2210.07135.
     """
     _check(rule, budget_tokens, alpha, redistribute)
-    opened = open_corpora(corpora, streaming)
-    sources = {language: _in_order(source, language, seed) for language, source in opened.items()}
-    lengths, is_whole = {}, {}
-    limit = None
-    if rule == "equal" and budget_tokens is not None:  # nothing behind it can be drawn
-        limit = budget_tokens if redistribute else budget_tokens // len(sources)
-    for language, source in sources.items():
-        lengths[language], is_whole[language] = row_lengths(source, language, tokenizer, column, limit)
-    available = {language: int(found[found != BLANK].sum()) for language, found in lengths.items()}
+    sources = {name: _in_order(source, name, seed) for name, source in open_corpora(corpora, streaming).items()}
+    limit = _limit(rule, budget_tokens, redistribute, len(sources))
+    sizes = {name: _Size(*row_lengths(source, name, tokenizer, column, limit)) for name, source in sources.items()}
+    available = {name: size.tokens for name, size in sizes.items()}
     _check_present(available)
     budget = default_budget(rule, available) if budget_tokens is None else budget_tokens
     asked = shares(rule, available, budget, alpha)
     given = redistributed(available, budget) if redistribute else asked
-    parts, draws = [], {}
-    for language, source in sources.items():
-        target = given[language] if rule == "alpha" else min(given[language], available[language])
-        part, rows, tokens = _draw(source, language, lengths[language], target, seed, column)
-        parts.append(part)
-        rows_available = int((lengths[language] != BLANK).sum())
-        known = (rows_available, available[language]) if is_whole[language] else (None, None)
-        draws[language] = LanguageDraw(rows, tokens, asked[language], *known)
-    report = BalanceReport(draws, rule, budget, alpha if rule == "alpha" else None, redistribute, seed)
+    repeats = rule == "alpha"
+    parts = {
+        name: _draw(source, name, sizes[name], given[name], seed, column, repeats) for name, source in sources.items()
+    }
+    draws = {name: LanguageDraw(*part[1:], asked[name], *sizes[name].known) for name, part in parts.items()}
+    report = BalanceReport(draws, rule, budget, alpha if repeats else None, redistribute, seed)
     _say_short(report)
-    return BalancedData(_join(parts, [draw.rows for draw in draws.values()], seed), report)
+    return BalancedData(_join(list(parts.values()), seed), report)
+
+
+class _Size(NamedTuple):
+    """How long a language's rows are, and whether all of them were read."""
+
+    lengths: NDArray[np.int64]
+    is_whole: bool
+
+    @property
+    def present(self) -> NDArray[np.int64]:
+        """Places of the rows that are not blank."""
+        return np.flatnonzero(self.lengths != BLANK)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths[self.present].sum())
+
+    @property
+    def known(self) -> tuple[int | None, int | None]:
+        """Rows and tokens that the language has."""
+        return (len(self.present), self.tokens) if self.is_whole else (None, None)
+
+
+class _Part(NamedTuple):
+    """What one language gives."""
+
+    dataset: Dataset | IterableDataset
+    rows: int
+    tokens: int
 
 
 def _check(rule: str, budget_tokens: int | None, alpha: float, redistribute: bool) -> None:
@@ -120,6 +130,13 @@ def _check(rule: str, budget_tokens: int | None, alpha: float, redistribute: boo
         raise ValueError(
             f"`redistribute` is set, but by `rule` {rule!r} no language can be short. Drop it, or use 'equal'."
         )
+
+
+def _limit(rule: str, budget_tokens: int | None, redistribute: bool, count: int) -> int | None:
+    """Tokens of a language behind which nothing can be drawn, so that they need not be counted."""
+    if rule != "equal" or budget_tokens is None:
+        return None
+    return budget_tokens if redistribute else budget_tokens // count
 
 
 def _check_present(available: Mapping[str, int]) -> None:
@@ -142,12 +159,18 @@ def _in_order(source: Dataset | IterableDataset, language: str, seed: int) -> Da
 
 
 def _draw(
-    source: Dataset | IterableDataset, language: str, lengths: NDArray[np.int64], target: int, seed: int, column: str
-) -> tuple[Dataset | IterableDataset, int, int]:
-    """Rows of one language with as many tokens as asked for, and the numbers of rows and tokens."""
+    source: Dataset | IterableDataset,
+    language: str,
+    size: _Size,
+    target: int,
+    seed: int,
+    column: str,
+    repeats: bool,
+) -> _Part:
+    """Rows of one language with as many tokens as asked for, or all of them unless they may be repeated."""
     is_stream = isinstance(source, IterableDataset)
-    present = np.flatnonzero(lengths != BLANK)
-    full, rest = divmod(target, int(lengths[present].sum()))
+    present, lengths = size.present, size.lengths
+    full, rest = divmod(target if repeats else min(target, size.tokens), size.tokens)
     order, tokens = list[int](), 0
     for number in range(full + (rest > 0)):
         is_ordered = is_stream or number == 0
@@ -162,9 +185,10 @@ def _draw(
             f"The share of `{language}` is {target} tokens, which is less than its first row has. Raise "
             "`budget_tokens`, or split its texts into shorter rows."
         )
-    if is_stream:
-        return _take(source, language, len(order), column, repeats=len(order) > len(present)), len(order), tokens
-    return source.select(order), len(order), tokens
+    drawn = (
+        _take(source, language, len(order), column, len(order) > len(present)) if is_stream else source.select(order)
+    )
+    return _Part(drawn, len(order), tokens)
 
 
 def _generator(seed: int, language: str, number: int) -> np.random.Generator:
@@ -185,17 +209,17 @@ def _with_language(row: dict[str, Any], language: str) -> dict[str, Any]:
     return {**row, LANGUAGE_COLUMN: language}
 
 
-def _join(parts: list[Dataset | IterableDataset], rows: list[int], seed: int) -> Dataset | IterableDataset:
-    total = sum(rows)
-    if isinstance(parts[0], IterableDataset):
+def _join(parts: list[_Part], seed: int) -> Dataset | IterableDataset:
+    total = sum(part.rows for part in parts)
+    datasets = [part.dataset for part in parts]
+    if isinstance(datasets[0], IterableDataset):
         return interleave_datasets(
-            parts,
-            probabilities=[count / total for count in rows],
+            datasets,
+            probabilities=[part.rows / total for part in parts],
             seed=seed,
             stopping_strategy="all_exhausted_without_replacement",
         )
-    order = np.random.default_rng(seed).permutation(total)
-    return concatenate_datasets(parts).select(order)
+    return concatenate_datasets(datasets).select(np.random.default_rng(seed).permutation(total))
 
 
 def _say_short(report: BalanceReport) -> None:

@@ -23,7 +23,8 @@ def shares(rule: str, available: Mapping[str, int], budget_tokens: int, alpha: f
         alpha: exponent of "alpha".
 
     Source:
-        n^alpha: Conneau & Lample (2019), arXiv:1901.07291, section 3.1, over tokens for sentences.
+        "equal": Limisiewicz et al. (2022), arXiv:2210.07135.
+        "alpha": Conneau & Lample (2019), arXiv:1901.07291, section 3.1, over tokens for sentences.
     """
     if rule == "equal":
         return dict.fromkeys(available, budget_tokens // len(available))
