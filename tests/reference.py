@@ -163,6 +163,56 @@ def share_of_mean(values, counted, count):
     return total / count if count else 0.0
 
 
+def pooled_words(hidden, words, count):
+    """Mean state of each word's tokens; `hidden` is a list of states, `words` a number a token, -1 for none."""
+    pooled = []
+    for word in range(count):
+        members = [state for state, number in zip(hidden, words, strict=True) if number == word]
+        width = len(hidden[0])
+        pooled.append([sum(state[i] for state in members) / len(members) if members else 0.0 for i in range(width)])
+    return pooled
+
+
+def word_attention(attention, words, count):
+    """What word goes to what word: over the attending tokens the mean, over the attended ones the sum."""
+    maps = []
+    for source in range(count):
+        attending = [place for place, number in enumerate(words) if number == source]
+        row = []
+        for target in range(count):
+            attended = [place for place, number in enumerate(words) if number == target]
+            sums = [sum(attention[one][other] for other in attended) for one in attending]
+            row.append(sum(sums) / len(sums) if sums else 0.0)
+        maps.append(row)
+    return maps
+
+
+def joined_words(text, student, teacher):
+    """Words of a text as groups of characters, and the group of each token's first one.
+
+    Neighbours without a blank between them belong together, and so do all that one token spans.
+    """
+    neighbours = {place: set() for place, character in enumerate(text) if not character.isspace()}
+    spans = [(place, place + 2) for place in neighbours if place + 1 in neighbours]
+    spans += [span for span in (*student, *teacher) if span is not None]
+    for start, end in spans:
+        inside = [place for place in range(start, end) if place in neighbours]
+        for place in inside:
+            neighbours[place].update(inside)
+    group, count = {}, 0
+    for first in neighbours:
+        if first in group:
+            continue
+        waiting = [first]
+        while waiting:
+            place = waiting.pop()
+            if place not in group:
+                group[place] = count
+                waiting.extend(neighbours[place])
+        count += 1
+    return [[-1 if span is None else group[span[0]] for span in side] for side in (student, teacher)]
+
+
 def per_position(loss, student, teacher, **settings):
     """A loss of single positions on tensors of any leading axes, as a flat list."""
     rows = (states.detach().reshape(-1, states.shape[-1]).tolist() for states in (student, teacher))
