@@ -4,9 +4,10 @@ Fields that join other scripts' are prefixed `teacher_`, `student_` or `kd_`. No
 loaded here: wrong values are refused before any weights are.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 from transformers import TrainingArguments
 
@@ -165,6 +166,23 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: not the Hub's token, since `push_to_hub` uploads training_args.bin."""
+        return self.__dict__ | {"hub_token": None}
+
+    def __copy__(self) -> Self:
+        """A copy in memory, which keeps the token."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy in memory, which keeps the token."""
+        copied = copy.copy(self)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def check(self) -> None:
         """Refuse values that are out of range, unknown, or contradict or void one another.

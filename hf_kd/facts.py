@@ -5,7 +5,8 @@ No local path, no user name and no secret enters a fact.
 
 from __future__ import annotations
 
-import re
+import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,26 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import __version__
+from . import __version__, provenance
 from .architecture import head_of, text_config, unwrap_peft
+from .provenance import hub_id
 from .records import RunFacts
+from .students.folder import read_plan
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .distillation import Distillation
+    from .plans import StudentPlan
     from .trainer import DistillationTrainer
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LIBRARIES = ("transformers", "torch", "datasets", "tokenizers", "peft")
 
-_TASKS = {
+TASKS = {
     "masked_lm": "fill-mask",
     "causal_lm": "text-generation",
     "sequence_classification": "text-classification",
     "token_classification": "token-classification",
     "question_answering": "question-answering",
 }
+"""The Hub's name of the task of each head."""
 
 
 def gather(
@@ -54,28 +58,45 @@ def gather(
     not believed: scripts pass local paths there, while the models know the repository and commit
     that they were loaded from.
     """
-    student = unwrap_peft(trainer.accelerator.unwrap_model(trainer.model))
+    whole = trainer.accelerator.unwrap_model(trainer.model)
+    student = unwrap_peft(whole)
     head = head_of(student) or "unknown"
     # A cut student starts from the teacher; any other from the checkpoint that it was loaded from.
-    origin = distillation.teacher if trainer.student_plan is not None else student
+    was_cut = trainer.student_plan is not None
+    folder = name_of(student)
+    plan = trainer.student_plan or (read_plan(folder) if folder else None)
+    origin = distillation.teacher if was_cut else student
+    inherited = None if license else provenance.licence_of(name_of(origin), _revision(origin))
     return RunFacts(
         model_name=model_name or Path(trainer.args.output_dir).absolute().name,
-        student=describe(student) | {"head": head, "base_model": hub_id_of(origin)},
+        student=describe(student)
+        | {
+            "head": head,
+            "base_model": (plan and plan.teacher) or hub_id_of(origin),
+            "tokenizer": trainer.processing_class is not None,
+        },
         teacher=describe(distillation.teacher)
         | {"hub_id": hub_id_of(distillation.teacher), "revision": _revision(distillation.teacher)},
-        plan=trainer.student_plan,
+        plan=plan,
         objective=distillation.objective,
         layer_pairs={term: tuple(map(str, pairs)) for term, pairs in distillation.pairs.items() if pairs},
         training=_training(trainer),
         results=_results(trainer.state.log_history),
         history=tuple(dict(entry) for entry in trainer.state.log_history),
         languages=_strings(language),
-        licence=license,
+        licence=license or inherited,
         datasets=tuple(name for name in _strings(dataset_tags) or _strings(dataset) if hub_id(name)),
-        tasks=_strings(tasks) or ((_TASKS[head],) if head in _TASKS else ()),
+        tasks=_strings(tasks) or ((TASKS[head],) if head in TASKS else ()),
         tags=_strings(tags),
         versions={"hf-kd": __version__} | {name: version(name) for name in _LIBRARIES},
-        peft=student is not trainer.accelerator.unwrap_model(trainer.model),
+        peft=student is not whole,
+        adapter=_adapter(whole),
+        licence_from=("teacher" if was_cut else "model that the student was loaded from") if inherited else None,
+        repository=trainer.hub_model_id if trainer.args.push_to_hub else None,
+        data=_data(trainer.train_dataset),
+        hardware=provenance.hardware_of(trainer.args.device),
+        command=provenance.command_line(trainer.args.world_size),
+        carbon_kilograms=provenance.carbon_of(trainer.callback_handler.callbacks),
     )
 
 
@@ -110,11 +131,33 @@ def hub_id_of(model: nn.Module) -> str | None:
     return hub_id(name_of(model)) if _revision(model) is not None else None
 
 
-def hub_id(name: str | None) -> str | None:
-    """The name if it has the form of a Hub id and is no local path, else None."""
-    if not name or not _HUB_ID.fullmatch(name) or Path(name).exists():
-        return None
-    return name
+def with_origin(plan: StudentPlan, teacher: nn.Module) -> StudentPlan:
+    """The plan with the repository and commit of the teacher that it cuts, if it has one."""
+    name = hub_id_of(teacher)
+    return dataclasses.replace(plan, teacher=name, teacher_revision=_revision(teacher) if name else None)
+
+
+def _adapter(model: nn.Module) -> dict[str, Any]:
+    """Settings of the active adapter; nothing without peft."""
+    config = getattr(model, "peft_config", {}).get(getattr(model, "active_adapter", None))
+    if config is None:
+        return {}
+    wanted = ("r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save")
+    found = {name: getattr(config, name) for name in wanted if getattr(config, name, None) is not None}
+    found = {name: sorted(value) if isinstance(value, (set, list)) else value for name, value in found.items()}
+    return {"kind": str(getattr(config.peft_type, "value", config.peft_type)).lower()} | found
+
+
+def _data(dataset: Any) -> dict[str, Any]:
+    """Rows trained on, in all and, where a column names it, by language."""
+    try:
+        found: dict[str, Any] = {"rows": len(dataset)}
+    except TypeError:  # none, or streamed
+        return {}
+    columns = getattr(dataset, "column_names", None)
+    if isinstance(columns, list) and "language" in columns:
+        found["rows by language"] = dict(sorted(Counter(map(str, dataset["language"])).items()))
+    return found
 
 
 def _own_parameters(model: nn.Module) -> Iterable[torch.Tensor]:

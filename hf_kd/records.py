@@ -6,8 +6,10 @@ Axes: B rows, N tokens, S selected positions, V vocabulary or classes, D width, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from .plans import StudentPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,127 +117,108 @@ class LossReport:
 
 
 @dataclass(frozen=True)
-class TrimPlan:
-    """Which tokens of a vocabulary are kept, and why. A token's new id is its place in `kept_ids`.
+class Estimate:
+    """A measured number and how far it hangs on the rows that were drawn.
 
     Attributes:
-        kept_ids: old ids, ascending.
-        source_size: tokens of the untrimmed tokenizer.
-        algorithm: the tokenizer's model: BPE, Unigram or WordPiece.
-        reasons: number of kept tokens by the first reason that kept them; they sum to `size`.
-        coverage: share of the corpus' token occurrences that is kept, 0 to 1, as the languages were weighted.
-        language_coverage: the same share of each language's own occurrences.
-        asked: the arguments that the plan answers.
-        fingerprint: SHA-256 of the untrimmed vocabulary, in hexadecimal.
-        model_rows: rows of the model's embedding, padding rows included; None where no model was named.
+        value: the number.
+        low: lower end of the middle 95 % of resampled values; None if it was not resampled.
+        high: upper end.
     """
 
-    kept_ids: tuple[int, ...]
-    source_size: int
-    algorithm: str
-    reasons: Mapping[str, int]
-    coverage: float
-    language_coverage: Mapping[str, float]
-    asked: Mapping[str, Any]
-    fingerprint: str
-    model_rows: int | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of kept tokens."""
-        return len(self.kept_ids)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values, ready for JSON."""
-        return asdict(self) | {"kept_ids": list(self.kept_ids)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrimPlan:
-        """Read a plan that `to_dict` wrote.
-
-        Raises:
-            ValueError: a field is missing or unknown, or the ids are not ascending.
-        """
-        names = {entry.name for entry in fields(cls)}
-        if set(values) != names:
-            raise ValueError(
-                f"The trim plan has unknown fields ({_list(set(values) - names)}) or lacks some "
-                f"({_list(names - set(values))}). Read a plan that this version's `TrimPlan.to_dict` wrote."
-            )
-        kept = tuple(int(token_id) for token_id in values["kept_ids"])
-        if not kept or kept[0] < 0 or any(later <= earlier for earlier, later in zip(kept, kept[1:], strict=False)):
-            raise ValueError("`kept_ids` of the trim plan must be ids from 0, ascending, each once. Plan anew.")
-        return cls(**{**values, "kept_ids": kept})
+    value: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
-class StudentPlan:
-    """How a student is cut from its teacher: what is kept, and why. Plain values only.
-
-    Units are numbered as in the teacher; per-layer entries stand in the order of `kept_layers`.
+class LanguageEvaluation:
+    """Student and teacher on one language's held-out rows.
 
     Attributes:
-        teacher_layers: number of layers of the teacher.
-        kept_layers: teacher layers, counted from 0, that become the student's, in order.
-        rule: why these layers.
-        sizes: for each size that changes, by its name in the configuration, the teacher's and
-            the student's.
-        width_rule: "truncate", "svd" or "importance"; None where no width is cut.
-        hidden_units: kept units of the residual stream; None if all, or if they are mixed.
-        ffn_units: kept neurons of each layer; None if all.
-        heads: kept attention heads of each layer; None if all.
-        query_units: kept query and key units of each layer, head after head; None if all or mixed.
-        value_units: kept value units of each layer, head after head; None if all or mixed.
-        mixed: axes whose units are mixed by a singular value decomposition instead of picked.
-        trim: which tokens are kept; None if all.
-        weights: "teacher" if copied, "random" if only the shape is taken.
-        sample: the text that importance was measured on, in words; None if nothing was measured.
-        teacher: Hub id of the teacher; None if it has none.
-        teacher_revision: commit of that repository.
-        notes: what else a reader should know.
+        language: code or name, as given.
+        task: task identifier of the Hub, such as "fill-mask".
+        rows: rows measured on.
+        items: what was counted, such as masked tokens; see `unit`.
+        unit: what `items` counts.
+        data: first digits of the SHA-256 of the data.
+        student: the student's scores by metric.
+        teacher: the teacher's scores on the same rows.
+        fidelity: how alike the two answer.
+        retention: student's score over the teacher's, by metric; shares, not percent.
     """
 
-    teacher_layers: int
-    kept_layers: tuple[int, ...]
-    rule: str
-    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    width_rule: str | None = None
-    hidden_units: tuple[int, ...] | None = None
-    ffn_units: tuple[tuple[int, ...], ...] | None = None
-    heads: tuple[tuple[int, ...], ...] | None = None
-    query_units: tuple[tuple[int, ...], ...] | None = None
-    value_units: tuple[tuple[int, ...], ...] | None = None
-    mixed: tuple[str, ...] = ()
-    trim: TrimPlan | None = None
-    weights: str = "teacher"
-    sample: str | None = None
-    teacher: str | None = None
-    teacher_revision: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def kept_ids(self) -> tuple[int, ...] | None:
-        """The kept token ids, ascending; None if all are kept."""
-        return None if self.trim is None else self.trim.kept_ids
+    language: str
+    task: str
+    rows: int
+    items: int
+    unit: str
+    data: str
+    student: Mapping[str, Estimate]
+    teacher: Mapping[str, Estimate]
+    fidelity: Mapping[str, Estimate]
+    retention: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
-class VocabularyMatch:
-    """How the student's token ids become the teacher's.
+class Timing:
+    """One forward pass at one shape.
 
     Attributes:
-        compared: number of tokens that both know, whose logits are compared.
-        student_columns: ids of these tokens, int64; None for the first `compared`. Shape (compared,).
-        teacher_columns: the teacher's ids of the same tokens, int64; None for the first
-            `compared`. Shape (compared,).
-        teacher_ids: the id that the teacher reads in place of each student id, int64; None if they
-            agree. Shape (rows of the student,).
+        rows: rows at once.
+        tokens: tokens a row.
+        milliseconds: median of the turns, with their quartiles as `low` and `high`.
+        rows_a_second: rows over the median.
+        peak_megabytes: highest memory in use on the accelerator, 10⁶ bytes; None on a CPU.
     """
 
-    compared: int
-    student_columns: Tensor | None = None
-    teacher_columns: Tensor | None = None
-    teacher_ids: Tensor | None = None
+    rows: int
+    tokens: int
+    milliseconds: Estimate
+    rows_a_second: float
+    peak_megabytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model weighs and how fast it is.
+
+    Attributes:
+        parameters: number of parameters, tied ones once.
+        megabytes: parameters and buffers in memory, 10⁶ bytes.
+        file_megabytes: weight files, 10⁶ bytes; None if they were not found.
+        timings: one entry a shape; empty if speed was not measured.
+    """
+
+    parameters: int
+    megabytes: float
+    file_megabytes: float | None = None
+    timings: tuple[Timing, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A student measured against its teacher.
+
+    Attributes:
+        weights: SHA-256 of the student's weights, which the figures are of.
+        teacher: Hub id of the teacher measured; None if it came from a folder.
+        languages: one entry a language.
+        mean: the mean over languages, each counting the same; None for a single language.
+        student_cost: what the student costs.
+        teacher_cost: what the teacher costs.
+        settings: seed, mask ratio, shapes, device and the like.
+        versions: library versions by name.
+    """
+
+    weights: str
+    teacher: str | None
+    languages: tuple[LanguageEvaluation, ...]
+    mean: LanguageEvaluation | None
+    student_cost: Cost
+    teacher_cost: Cost
+    settings: Mapping[str, object]
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -259,6 +242,14 @@ class RunFacts:
         tags: further tags.
         versions: library versions by name.
         peft: whether the student is a peft adapter.
+        adapter: the adapter's own settings by name; empty without one.
+        licence_from: whose card the licence was read from; None if the caller named it.
+        repository: Hub id that the student is published under, if it is.
+        data: number of rows trained on, in all and by language.
+        hardware: processor, accelerators and the like.
+        command: the command of the run, word by word, without local paths and secrets.
+        carbon_kilograms: emissions as codecarbon estimated them; None if it did not run.
+        evaluation: what `hf-kd compare` measured; None if it has not.
     """
 
     model_name: str
@@ -277,7 +268,11 @@ class RunFacts:
     tags: tuple[str, ...]
     versions: Mapping[str, str]
     peft: bool = False
-
-
-def _list(names: set[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
+    adapter: Mapping[str, object] = field(default_factory=dict)
+    licence_from: str | None = None
+    repository: str | None = None
+    data: Mapping[str, object] = field(default_factory=dict)
+    hardware: Mapping[str, object] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    carbon_kilograms: float | None = None
+    evaluation: Evaluation | None = None

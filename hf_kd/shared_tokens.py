@@ -11,7 +11,7 @@ from torch.nn import functional
 from .architecture import text_config, unwrap_peft
 
 if TYPE_CHECKING:
-    from .records import VocabularyMatch
+    from .plans import VocabularyMatch
 
 
 class SharedTokens:

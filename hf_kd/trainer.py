@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from . import card, facts, projections
+from . import facts, projections, publication
 from .architecture import require_head, unwrap_peft
 from .arguments import DistillationArguments
 from .distillation import Distillation
 from .item_counts import UPSTREAM_ISSUE, ignores_item_count
 from .losses.output import CHUNK_BYTES
 from .meter import TermMeter, scale_warning
+from .plans import StudentPlan
 from .positions import IGNORED
-from .records import StudentPlan
 from .students import build_student, use_master_weights
 from .teachers import load_teacher
 
@@ -63,6 +64,7 @@ class DistillationTrainer(Trainer):
         self._teacher_name = None if teacher is None else facts.name_of(teacher)
         self.student_plan: StudentPlan | None = None
         self.distillation: Distillation | None = None
+        self._card_arguments: dict[str, Any] = {}
         self._meter = TermMeter()
         self._step_counts: Tensor | None = None
         self._reported_start = False
@@ -140,7 +142,8 @@ class DistillationTrainer(Trainer):
         if not args.cuts_student or model is None:
             return model
         require_head(model)
-        student, self.student_plan = build_student(model, args.student_num_hidden_layers, layers=args.student_layers)
+        student, plan = build_student(model, args.student_num_hidden_layers, layers=args.student_layers)
+        self.student_plan = facts.with_origin(plan, model)
         self.teacher = model
         self._teacher_name = None  # the tokenizer is the student's own
         logger.warning(
@@ -343,6 +346,12 @@ class DistillationTrainer(Trainer):
         if self.distillation is not None and self.distillation.is_attached and self.args.should_save:
             if self.distillation.projections is not None:
                 projections.save(self.distillation.projections, output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.distillation is not None and self.args.should_save and not folder.name.startswith("checkpoint-"):
+            try:
+                publication.save_facts(folder, facts.gather(self, self.distillation, **self._card_arguments))
+            except Exception as error:  # the weights are saved: a run of days must not end for want of a card
+                logger.warning(f"The facts of this run could not be written beside the model: {error}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -367,7 +376,8 @@ class DistillationTrainer(Trainer):
         elif self.is_world_process_zero():
             given = inspect.signature(Trainer.create_model_card).bind(self, *args, **kwargs).arguments
             given.pop("self")
-            card.write(self.args.output_dir, facts.gather(self, self.distillation, **given))
+            self._card_arguments = given
+            publication.write(self.args.output_dir, facts.gather(self, self.distillation, **given))
 
 
 class _StartReport(TrainerCallback):

@@ -14,8 +14,9 @@ from transformers import BertForMaskedLM
 
 from hf_kd import DistillationArguments, DistillationTrainer, card, facts
 from hf_kd.architecture import AUTO_CLASSES
+from hf_kd.plans import StudentPlan
 from hf_kd.recipes import RECIPES
-from hf_kd.records import RunFacts, StudentPlan
+from hf_kd.records import RunFacts
 
 SIZES = {
     "parameters": 68937216,
@@ -27,6 +28,11 @@ SIZES = {
 }
 STUDENT = {"class": "XLMRobertaForMaskedLM", "head": "masked_lm", "base_model": None, **SIZES}
 TEACHER = {"class": "XLMRobertaForMaskedLM", "hub_id": "org/teacher", "revision": "v1.2", **SIZES}
+RESULT = {
+    "task": {"type": "fill-mask"},
+    "dataset": {"name": "org/data", "type": "org/data"},
+    "metrics": [{"type": "loss", "value": 1.23456}],
+}
 
 
 @functools.cache
@@ -93,9 +99,11 @@ def test_metadata():
         "language": ["sw"],
         "library_name": "transformers",
         "license": "mit",
+        "metrics": ["loss"],
         "pipeline_tag": "fill-mask",
         "tags": ["hf-kd", "knowledge-distillation", "tiny"],
         "teacher": "org/teacher",
+        "model-index": [{"name": "tiny-student", "results": [RESULT]}],
     }
     assert metadata(text(student=STUDENT | {"base_model": "org/base"}))["base_model"] == "org/base"
     assert metadata(text(peft=True))["library_name"] == "peft"
@@ -107,8 +115,9 @@ def test_what_is_unknown_is_left_out_of_the_metadata_and_named_in_the_text():
     assert metadata(content) == {"library_name": "transformers", "tags": ["hf-kd", "knowledge-distillation"]}
     assert "a teacher that has no Hub id on record" in content
     assert "how it was initialised is not on record" in content
-    assert "\nNot measured.\n" in content and "| metric | value |" not in content
-    assert "Data: not on record" in content and "Languages: not on record" in content
+    assert "In its own run the student was not measured." in content and "| metric | value |" not in content
+    assert "how fast either is: not measured" in content and "CO₂: not measured" in content
+    assert "Data: which data set is not on record" in content and "Languages: not on record" in content
     assert "Licence: not stated" in content
 
 
@@ -121,7 +130,7 @@ def test_numbers_and_tables():
     assert "| parameters | 68,937,216 | 68,937,216 |" in content
     assert "| attention | 0.5 | mse of probabilities, averaged over heads | 0:3, 5:11 |" in content
     assert "| logits | 0.5 | forward_kl, temperature 2, positions: masked | none |" in content
-    assert "layers 0, 4, 11" in content and "Not measured." not in content
+    assert "layers 0, 4, 11" in content and "the student was not measured" not in content
     assert "1.235" in content and "epochs" not in content
     types = [kind for kind, _, _ in structure(content)]
     assert types.count("table_open") == 4
@@ -132,28 +141,44 @@ def test_numbers_and_tables():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_is_cited(recipe):
     content = text(recipe=recipe)
-    assert content.rstrip().endswith(RECIPES[recipe].citation)
+    assert f"- {RECIPES[recipe].citation}\n" in content
+    assert ("arXiv:1503.02531" in content) == plain(recipe).objective.uses("logits")
     assert f"Recipe: `{recipe}`" in content and RECIPES[recipe].note in content
 
 
 def test_without_a_recipe_hinton_is_cited():
     content = text(recipe=None)
-    assert content.rstrip().endswith("arXiv:1503.02531") and "Recipe: none" in content
+    assert "arXiv:1503.02531\n" in content and "Recipe: none" in content
 
 
 @pytest.mark.parametrize("head", AUTO_CLASSES)
 def test_code_runs_as_far_as_its_import(head):
-    content = text(student=STUDENT | {"head": head})
-    (code,) = re.findall(r"```python\n(.*?)```", content, re.DOTALL)
-    compile(code, "card", "exec")
-    exec(code.splitlines()[0], namespace := {})
-    assert AUTO_CLASSES[head] in namespace
+    for tokenizer in (True, False):
+        (code,) = re.findall(
+            r"```python\n(.*?)```", text(student=STUDENT | {"head": head, "tokenizer": tokenizer}), re.S
+        )
+        compile(code, "card", "exec")
+        exec(code.splitlines()[0], namespace := {})
+        assert {"pipeline", AUTO_CLASSES[head]} & set(namespace)
+        assert "pipeline" not in namespace or tokenizer
 
 
-def test_written_card_reads_back(tmp_path):
-    path = card.write(str(tmp_path), plain("comet"))
-    assert path == tmp_path / "README.md"
-    assert ModelCard.load(path).data.to_dict() == metadata(text())
+def test_a_licence_that_was_inherited_says_so():
+    assert "Licence: mit\n" in text()
+    assert "Licence: mit, inherited: it is what the card of the teacher states\n" in text(licence_from="teacher")
+
+
+def test_the_command_can_be_pasted():
+    content = text(command=("python", "run_mlm.py", "--train_file", "TRAIN_FILE", "--note", "a b"))
+    assert "```bash\npython run_mlm.py \\\n    --train_file TRAIN_FILE \\\n    --note 'a b'\n```" in content
+    assert "started from Python" in text() and "started from Python" not in content
+
+
+def test_an_adapter_keeps_the_conventions_of_peft():
+    content = text(peft=True, student=STUDENT | {"base_model": "org/base"}, adapter={"kind": "lora", "r": 8})
+    assert metadata(content)["base_model"] == "org/base" and metadata(content)["library_name"] == "peft"
+    assert {"lora", "base_model:adapter:org/base"} <= set(metadata(content)["tags"])
+    assert "It is an adapter" in content and "- kind: lora\n- r: 8\n" in content
 
 
 # ---- what no name can make it say ----
@@ -174,37 +199,67 @@ HOSTILE = {
 }
 PLACES = {
     "model_name": lambda name: {"model_name": name},
+    "teacher_id": lambda name: {"teacher": TEACHER | {"hub_id": name}},
     "revision": lambda name: {"teacher": TEACHER | {"revision": name}},
+    "class": lambda name: {"teacher": TEACHER | {"class": name}},
+    "base_model": lambda name: {"student": STUDENT | {"base_model": name}},
+    "rule": lambda name: {"plan": StudentPlan(12, (0, 4, 11), name)},
     "languages": lambda name: {"languages": (name,)},
     "licence": lambda name: {"licence": name},
     "datasets": lambda name: {"datasets": (name,)},
+    "tasks": lambda name: {"tasks": (name,)},
     "tags": lambda name: {"tags": (name,)},
+    "data": lambda name: {"data": {"rows": 2, "rows by language": {name: 2}}},
     "result_name": lambda name: {"results": {name: 1.0}},
     "training_name": lambda name: {"training": {name: 1.0}},
     "training_value": lambda name: {"training": {"device": name}},
+    "hardware": lambda name: {"hardware": {"processor": name}},
+    "command": lambda name: {"command": ("python", name)},
+    "version": lambda name: {"versions": {"torch": name}},
+    "repository": lambda name: {"repository": name},
 }
+SHOWN = set(PLACES) - {"tags", "revision", "class", "teacher_id", "base_model", "tasks", "command", "repository"}
+"""Where a name stands in the text as it is; elsewhere it is left out, or it stands in code."""
+
+
+@functools.cache
+def harmless_text(place, name):
+    return text(**PLACES[place](name))
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("place", PLACES)
 def test_no_name_changes_structure_or_metadata(place, hostile):
     name = HOSTILE[hostile]
-    harmless, found = text(**PLACES[place]("harmless")), text(**PLACES[place](name))
+    # As harmless, but no Hub id and no code of a language, so left out of what links to the Hub.
+    stand_in = "not an id" if place in ("teacher_id", "base_model", "repository") else "Harmless!"
+    harmless, found = harmless_text(place, stand_in), text(**PLACES[place](name))
     assert structure(found) == structure(harmless)
-    if place not in ("tags", "revision"):
+    if place in SHOWN:
         assert any(" ".join(name.split()) in block for block in words(found))
 
     def renamed(value):
-        return [renamed(item) for item in value] if isinstance(value, list) else {"harmless": name}.get(value, value)
+        if isinstance(value, dict):
+            return {key: renamed(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [renamed(item) for item in value]
+        return " ".join(name.split()) if value == stand_in else value
 
-    assert metadata(found) == {key: renamed(value) for key, value in metadata(harmless).items()}
+    assert metadata(found) == renamed(metadata(harmless))
     assert ModelCard(found).data.to_dict() == metadata(found)
+    marks = re.compile(r"^<!-- hf_kd .*$", re.MULTILINE)
+    assert marks.findall(found) == marks.findall(harmless)
+
+
+@pytest.mark.parametrize("place", ["languages", "licence", "datasets", "tasks", "teacher_id", "base_model"])
+def test_what_the_hub_would_refuse_is_in_no_metadata(place):
+    assert "Harmless" not in str(metadata(text(**PLACES[place]("Harmless!"))))
 
 
 def test_the_check_of_the_structure_can_fail():
     harmless = text()
     for injected in ("\n# Injected\n", "<b>", "`code`", "\n| a | b |\n|---|---|\n", "**b**", "\n\nnew paragraph"):
-        assert structure(harmless.replace("is not part of this card", f"x {injected} y")) != structure(harmless)
+        assert structure(harmless.replace("inherits its teacher's", f"x {injected} y")) != structure(harmless)
 
 
 # ---- no local path is published ----

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_kd import DistillationArguments, DistillationTrainer
 from hf_kd.distillation import Distillation
-from hf_kd.records import TrimPlan
+from hf_kd.plans import TrimPlan
 from hf_kd.shared_tokens import SharedTokens
 from hf_kd.students import trim_model
 

@@ -15,7 +15,9 @@ import pytest
 import stock_helpers as stock
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from hf_kd import trim_vocabulary
 
 pytestmark = [
     pytest.mark.stock,
@@ -122,6 +124,27 @@ def test_script_cuts_the_student_from_the_model_it_is_given(script: str, tmp_pat
     saved = distil(tmp_path, script, "--model_name_or_path", "teacher", "--student_num_hidden_layers", 1)
     check_saved(saved, script)
     assert stock.HEADS[script].from_pretrained(tmp_path / "teacher").config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "family"), [("run_mlm.py", "bert"), ("run_mlm.py", "xlm-roberta"), ("run_ner.py", "bert")]
+)
+def test_a_trimmed_student_learns_from_the_whole_teacher(script: str, family: str, tmp_path: Path) -> None:
+    """No flag says that the vocabularies differ; a trimmed copy of the teacher starts without any distance to it."""
+    stock.save_model(stock.HEADS[script], tmp_path / "teacher", family=family, labels=LABELS.get(script))
+    teacher = stock.HEADS[script].from_pretrained(tmp_path / "teacher")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "teacher")
+    student, small, plan = trim_vocabulary(teacher, tokenizer, stock.sentences(40), coverage=1.0)
+    assert plan.size < len(tokenizer)
+    student.config.hidden_dropout_prob = student.config.attention_probs_dropout_prob = 0.0
+    student.save_pretrained(tmp_path / "student")
+    small.save_pretrained(tmp_path / "student")
+    flags = ["--model_name_or_path", "student", "--teacher_model_name_or_path", "teacher"]
+    saved = distil(tmp_path, script, *flags)
+    check_saved(saved, script, layers=2)
+    history = json.loads((saved / "trainer_state.json").read_text())["log_history"]
+    start = next(entry for entry in history if "kd_start_logits" in entry)
+    assert start["kd_start_logits"] < 1e-3 * start["kd_start_logits_uniform"]
 
 
 def test_run_mlm_without_a_teacher_trains_as_before(tmp_path: Path) -> None:

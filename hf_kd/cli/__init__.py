@@ -11,7 +11,10 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .card import card
+from .compare import compare
 from .demo import demo
+from .push import push
 from .recipes import recipes
 from .student import student
 from .trim import trim
@@ -24,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, student, trim, recipes):
+for command in (demo, student, trim, compare, card, push, recipes):
     app.command()(command)
 
 

@@ -16,7 +16,7 @@ from .failure import fail
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..records import StudentPlan, TrimPlan
+    from ..plans import StudentPlan, TrimPlan
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,13 @@ def carry_out(request: Request, console: Console) -> None:
 def _carry_out(request: Request, console: Console) -> None:
     import torch
 
-    from ..facts import hub_id_of
+    from ..facts import with_origin
     from ..students import build_student, plan_student
     from ..students.folder import check_output
     from ..students.report import size_table
     from ..students.sizes import planned_sizes, sizes_of
     from ..students.source import load_source, load_tokenizer, source_skeleton
+    from ..teachers import position_limit
 
     if not request.dry_run:
         check_output(request.output)
@@ -93,12 +94,10 @@ def _carry_out(request: Request, console: Console) -> None:
     else:
         console.print(f"Loading {request.source} ...", highlight=False)
         teacher = load_source(request.source, adapter=request.adapter, **hub)
-    sample = _sample(request, tokenizer) if "importance" in _rules(request) else None
+    sample = _sample(request, tokenizer, position_limit(teacher)) if "importance" in _rules(request) else None
     with console.status("Planning"):
         plan = plan_student(teacher, sample=sample, progress=_bar, **request.shape)
-    name = hub_id_of(teacher)
-    revision = getattr(teacher.config, "_commit_hash", None) if name else None
-    plan = dataclasses.replace(plan, trim=trim, teacher=name, teacher_revision=revision)
+    plan = with_origin(dataclasses.replace(plan, trim=trim), teacher)
     if request.dry_run:
         _show(console, plan)
         console.print(size_table(planned_sizes(teacher, plan), sizes_of(teacher)))
@@ -138,7 +137,7 @@ def _write(
 
 
 def _show(console: Console, plan: StudentPlan) -> None:
-    from ..students.words import sentences
+    from ..plan_words import sentences
 
     for sentence in sentences(plan):
         console.print(f"- {sentence}", highlight=False, markup=False)
@@ -179,7 +178,7 @@ def _plan_trim(
     return plan_trim(tokenizer, counts, model_config=config, **request.vocabulary)
 
 
-def _sample(request: Request, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+def _sample(request: Request, tokenizer: PreTrainedTokenizerBase | None, limit: int | None) -> Any:
     from ..students import sample_batches
 
     if tokenizer is None or not request.texts:
@@ -190,7 +189,7 @@ def _sample(request: Request, tokenizer: PreTrainedTokenizerBase | None) -> Any:
         language = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         share = max(1, len(language) * len(request.texts) // 128)  # as many rows of each language
         lines += language[::share][: 128 // len(request.texts) + 1]
-    return sample_batches(tokenizer, lines)
+    return sample_batches(tokenizer, lines, max_length=min(128, limit or 128))
 
 
 def _bar(items: Iterable[Any]) -> Iterable[Any]:

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import random
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+from ..evaluation import bootstrap, cost, tokens
+from ..evaluation.masking import UNMASKED, MaskedLine, mask_lines, write_lines
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-UNMASKED = -100
-_LOGITS_AT_ONCE = 32_000_000
-
-
-@dataclass(frozen=True)
-class MaskedLine:
-    """One held-out line.
-
-    Attributes:
-        language: its language.
-        input_ids: tokens, some of them the mask.
-        labels: the masked tokens in their places, `UNMASKED` elsewhere.
-    """
-
-    language: str
-    input_ids: tuple[int, ...]
-    labels: tuple[int, ...]
+__all__ = ["UNMASKED", "MaskedLine", "mask_lines", "write_lines", "LineScore", "Score", "score_lines"]
 
 
 @dataclass(frozen=True)
@@ -66,61 +48,11 @@ class Score:
     loss: float
 
 
-def mask_lines(
-    lines: Mapping[str, Sequence[Sequence[int]]], tokenizer: PreTrainedTokenizerBase, ratio: float, seed: int
-) -> list[MaskedLine]:
-    """Mask a share of every line's tokens, at least one; special tokens stay.
-
-    Args:
-        lines: token numbers of each line, by language.
-        tokenizer: names the mask and the special tokens.
-        ratio: share of tokens to mask, 0 to 1.
-        seed: seed of the choice.
-    """
-    rng = random.Random(seed)
-    special = set(tokenizer.all_special_ids)
-    masked = []
-    for language, of_language in lines.items():
-        for ids in of_language:
-            places = [place for place, token in enumerate(ids) if token not in special]
-            if not places:
-                continue
-            chosen = set(rng.sample(places, max(1, round(ratio * len(places)))))
-            masked.append(
-                MaskedLine(
-                    language,
-                    tuple(tokenizer.mask_token_id if place in chosen else token for place, token in enumerate(ids)),
-                    tuple(token if place in chosen else UNMASKED for place, token in enumerate(ids)),
-                )
-            )
-    return masked
-
-
-def write_lines(path: Path, lines: Sequence[MaskedLine]) -> None:
-    """Write one JSON object a line, so that anyone can measure a model on the same masks."""
-    with path.open("w", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps(vars(line)) + "\n")
-
-
 def score_lines(model: PreTrainedModel, lines: Sequence[MaskedLine], pad_token_id: int) -> list[LineScore]:
     """Let a model fill the masks of every line."""
-    longest = max(len(line.input_ids) for line in lines)
-    rows = max(1, min(64, _LOGITS_AT_ONCE // (longest * model.config.vocab_size)))
-    scores = []
-    for start in range(0, len(lines), rows):
-        batch = lines[start : start + rows]
-        labels = _pad([line.labels for line in batch], UNMASKED)
-        chosen = labels != UNMASKED
-        logits = _fill(model, batch, pad_token_id)[chosen].float()
-        losses = torch.nn.functional.cross_entropy(logits, labels[chosen], reduction="none")
-        correct = logits.argmax(-1) == labels[chosen]
-        counts = chosen.sum(1).tolist()
-        for line, line_losses, line_correct in zip(batch, losses.split(counts), correct.split(counts), strict=True):
-            scores.append(
-                LineScore(line.language, len(line_losses), int(line_correct.sum()), float(line_losses.double().sum()))
-            )
-    return scores
+    found = tokens.score_lines(tokens.Reader(model, pad_token_id), lines)
+    rows = zip(lines, found["items"], found["correct"], found["nats"], strict=True)
+    return [LineScore(line.language, int(items), int(correct), float(nats)) for line, items, correct, nats in rows]
 
 
 def by_language(scores: Sequence[LineScore]) -> dict[str, Score]:
@@ -167,17 +99,19 @@ def gain_interval(better: Sequence[LineScore], worse: Sequence[LineScore], seed:
         The middle 95 % of the resampled gains in mean accuracy, as shares of 1. It covers
         the choice of lines, not that of seeds.
     """
+    gain = bootstrap.ratio("gain", "items")
     rng = np.random.default_rng(seed)
-    gains = np.zeros(1000)
-    languages = sorted({score.language for score in better})
-    for language in languages:
+    values, draws = [], []
+    for language in sorted({score.language for score in better}):
         pairs = [(one, other) for one, other in zip(better, worse, strict=True) if one.language == language]
-        difference = np.array([one.correct - other.correct for one, other in pairs])
-        masked = np.array([one.masked for one, _ in pairs])
-        drawn = rng.integers(len(pairs), size=(len(gains), len(pairs)))
-        gains += difference[drawn].sum(1) / masked[drawn].sum(1) / len(languages)
-    low, high = np.quantile(gains, (0.025, 0.975))
-    return float(low), float(high)
+        rows = {
+            "gain": np.array([one.correct - other.correct for one, other in pairs]),
+            "items": np.array([one.masked for one, _ in pairs]),
+        }
+        values.append(float(gain(bootstrap.total(rows))))
+        draws.append(gain(bootstrap.resample(rows, bootstrap.draw_rows(len(pairs), rng))))
+    found = bootstrap.mean_of(values, draws)
+    return (found.value, found.value) if found.low is None or found.high is None else (found.low, found.high)
 
 
 def lines_per_second(
@@ -191,26 +125,6 @@ def lines_per_second(
         pad_token_id: fills short lines up.
         rounds: turns of each model, after one that does not count.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(rounds + 1):
-        for name, model in models.items():
-            start = time.perf_counter()
-            _fill(model, lines, pad_token_id)
-            if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
+    passes = {name: lambda model=model: tokens.fill(model, lines, pad_token_id) for name, model in models.items()}
+    seconds = cost.take_turns(passes, rounds)
     return {name: len(lines) / statistics.median(times) for name, times in seconds.items()}
-
-
-def _fill(model: PreTrainedModel, lines: Sequence[MaskedLine], pad_token_id: int) -> torch.Tensor:
-    """Logits at every position, on the CPU. Shape (B, N, V)."""
-    input_ids = _pad([line.input_ids for line in lines], pad_token_id)
-    attention_mask = _pad([[1] * len(line.input_ids) for line in lines], 0)
-    model.eval()
-    with torch.inference_mode():
-        outputs = model(input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device))
-    return outputs.logits.cpu()
-
-
-def _pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])

@@ -6,20 +6,18 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..evaluation.plots import Bars, draw_bars
+from ..evaluation.style import GREY, PALETTE
 from .figures import MODEL_NAMES, Figures
 from .text import LanguageText, language_name
 
-_COLOURS = {"teacher": "#999999", "from_scratch": "#E69F00", "copied": "#56B4E9", "distilled": "#0072B2"}
-"""Okabe and Ito's colours, which stay apart for colour-blind eyes and in grey."""
-
+_COLOURS = {"teacher": GREY, "from_scratch": PALETTE[1], "copied": PALETTE[4], "distilled": PALETTE[0]}
 _HATCHES = {"teacher": "", "from_scratch": "///", "copied": "...", "distilled": ""}
 
 _HEADINGS = {"teacher": "teacher", "from_scratch": "scratch", "copied": "copied", "distilled": "distilled"}
@@ -110,32 +108,11 @@ def write_text(text: Mapping[str, LanguageText], output_dir: Path) -> None:
 def draw(figures: Figures) -> Figure:
     """Bars of masked accuracy by language and model; the mean of languages below."""
     rows = [*figures.languages.values(), "mean of languages"]
-    models = list(MODEL_NAMES)
-    picture = Figure(figsize=(7.5, 1.3 + 0.85 * len(rows)), layout="constrained")
-    FigureCanvasAgg(picture)
-    axes = picture.add_subplot()
-    for place, model in enumerate(models):
+    bars = []
+    for model, label in MODEL_NAMES.items():
         of_languages = [figures.scores[model][language].accuracy for language in figures.languages]
-        values = [*of_languages, figures.means[model].accuracy]
-        bars = axes.barh(
-            [row + 0.21 * (place - (len(models) - 1) / 2) for row in range(len(rows))],
-            values,
-            height=0.19,
-            label=MODEL_NAMES[model],
-            color=_COLOURS[model],
-            hatch=_HATCHES[model],
-            edgecolor="white",
-        )
-        axes.bar_label(bars, [f"{100 * value:.1f}" for value in values], padding=3, fontsize=9)
-    axes.set_yticks(range(len(rows)), rows, fontsize=11)
-    axes.invert_yaxis()
-    axes.axhline(len(rows) - 1.5, color="#bbbbbb", linewidth=0.8)
-    axes.set_xlim(0, min(1.08, 1.12 * axes.dataLim.x1 + 0.01))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("masked tokens ranked first, on lines held out")
-    axes.spines[["top", "right"]].set_visible(False)
-    picture.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=10)
-    return picture
+        bars.append(Bars(label, [*of_languages, figures.means[model].accuracy], _COLOURS[model], _HATCHES[model]))
+    return draw_bars(rows, bars, "masked tokens ranked first, on lines held out")
 
 
 def _accuracy_table(figures: Figures) -> Table:

@@ -136,7 +136,8 @@ def _open_workshop(
         return tokenizer(list(lines), truncation=True, max_length=longest)["input_ids"]
 
     ids = token_ids([line for lines in text.values() for line in lines.train])
-    data = Dataset.from_dict({"input_ids": ids, "length": [len(line) for line in ids]})
+    languages = [language for language, lines in text.items() for _ in lines.train]  # for the card
+    data = Dataset.from_dict({"input_ids": ids, "length": [len(line) for line in ids], "language": languages})
     held_out = {language: token_ids(lines.held_out) for language, lines in text.items()}
     masked = measure.mask_lines(held_out, tokenizer, settings.mask_ratio, settings.seed)
     measure.write_lines(settings.output_dir / "masked_lines.jsonl", masked)

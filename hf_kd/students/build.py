@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..architecture import text_config, transformer_layers, unwrap_peft
-from ..records import StudentPlan, TrimPlan
-from .families import DEPTH, VOCABULARY, Family, axes_of, family_of, layer_number, require_cut
+from ..plans import StudentPlan, TrimPlan
+from .families import DEPTH, VOCABULARY, WIDTH, Family, axes_of, family_of, layer_number, require_cut
 from .maps import StudentMaps, moved_padding, student_maps, transfer, transfer_vector
-from .plan import layer_prefix, plan_student
+from .plan import layer_prefix, plan_student, require_named
 
 logger = logging.get_logger(__name__)
 
@@ -97,12 +97,14 @@ def student_config(config: PreTrainedConfig, plan: StudentPlan) -> PreTrainedCon
             setattr(cut, name, [value[layer] for layer in plan.kept_layers])
     cut.num_hidden_layers = len(plan.kept_layers)
     for name, (old, new) in plan.sizes.items():
-        if name == "head_size":
+        if name == "head_size":  # follows from the others
+            if getattr(config, "attention_head_size", None):
+                cut.attention_head_size = new
             continue
-        if getattr(config, name) != old:
+        if getattr(config, name, None) != old:
             raise ValueError(
-                f"The plan is for a teacher whose `{name}` is {old}; this one's is {getattr(config, name)}. Make a "
-                "plan for this teacher."
+                f"The plan is for a teacher whose `{name}` is {old}; this one's is {getattr(config, name, None)}. "
+                "Make a plan for this teacher."
             )
         setattr(cut, name, new)
         for follower in family.follows_hidden if name == "hidden_size" else ():
@@ -116,6 +118,17 @@ def student_config(config: PreTrainedConfig, plan: StudentPlan) -> PreTrainedCon
             cut.max_position_embeddings = config.max_position_embeddings - moved_padding(plan, config.pad_token_id)
     cut._name_or_path = ""  # the student is no copy of that repository
     return cut
+
+
+def follow_ties(config: PreTrainedConfig, teacher: PreTrainedModel) -> PreTrainedConfig:
+    """Let the configuration say so where the teacher's input and output embeddings are two matrices.
+
+    `from_pretrained` leaves both of a checkpoint that holds both, whatever its configuration says.
+    """
+    output, words = teacher.get_output_embeddings(), teacher.get_input_embeddings().weight
+    if output is not None and output.weight.shape == words.shape and output.weight is not words:
+        config.tie_word_embeddings = False
+    return config
 
 
 def use_master_weights(student: nn.Module) -> None:
@@ -140,7 +153,7 @@ def _build(teacher: PreTrainedModel, plan: StudentPlan, *, keep_dtype: bool = Fa
     config = text_config(teacher)
     family = family_of(config)
     _check_plan(plan, teacher, family)
-    small = student_config(teacher.config, plan)
+    small = follow_ties(student_config(teacher.config, plan), teacher)
     if plan.weights == "random":
         student = type(teacher)(small).float()
     else:
@@ -165,6 +178,15 @@ def _check_plan(plan: StudentPlan, teacher: PreTrainedModel, family: Family) -> 
             f"The plan is for a teacher of {plan.teacher_layers} layers; this one has {layers}. Make a plan for this "
             "teacher."
         )
+    if list(plan.kept_layers) != sorted(set(plan.kept_layers)) or not set(plan.kept_layers) <= set(range(layers)):
+        raise ValueError(
+            f"The plan keeps the layers {', '.join(map(str, plan.kept_layers))}; they must ascend from 0 to "
+            f"{layers - 1}, each once. Make a plan for this teacher."
+        )
+    if set(plan.sizes) - {"num_hidden_layers"}:
+        require_cut(family, config, WIDTH)
+        if plan.weights == "teacher":
+            require_named(teacher, family)
     if plan.kept_ids is None:
         return
     require_cut(family, config, VOCABULARY)
@@ -183,6 +205,13 @@ def _copy_weights(student: PreTrainedModel, teacher: PreTrainedModel, plan: Stud
     axes = axes_of(teacher, family)
     sources = teacher.state_dict()
     folded = _folded_norm(teacher, plan, family, prefix)
+    own = {name for name, _ in _own_tensors(student)}
+    lost = [name for name, _ in _own_tensors(teacher) if not name.startswith(prefix) and name not in own]
+    if lost:
+        raise ValueError(
+            f"`{type(teacher).__name__}` has {len(lost)} weights that its class does not make (first: {lost[0]}), so "
+            "that the student would lack them. Add them in the class, or cut the model without them."
+        )
     for name, target in _own_tensors(student):
         slot = layer_number(name, prefix)
         origin = name
@@ -196,6 +225,7 @@ def _copy_weights(student: PreTrainedModel, teacher: PreTrainedModel, plan: Stud
             )
         if slot == 0 and folded is not None and name.removeprefix(f"{prefix}0.") == folded[0]:
             source = source * folded[1]
+        source = source.to(target.device)
         _copy_one(target, source, axes.get(origin, ("*",) * source.dim()), maps, slot, name)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..card import inline
-from ..records import StudentPlan
+from ..plan_words import sentences
+from ..plans import StudentPlan
 from .sizes import PARTS, Sizes
-from .words import sentences
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "student_card.md"
 

@@ -21,7 +21,9 @@ def residual_basis(teacher: PreTrainedModel, size: int) -> tuple[Tensor, float]:
     """The directions of the residual stream in which the word embeddings have most of their energy.
 
     They are the leading right singular vectors of the embedding matrix, found through its Gram
-    matrix, so that nothing of the vocabulary's size is held.
+    matrix, so that nothing of the vocabulary's size is held. A layer norm takes the mean over all
+    units away: the direction of that mean is kept and becomes the mean of the new units, so that the
+    student's norms take away what the teacher's do.
 
     Args:
         teacher: its input embeddings are read.
@@ -30,19 +32,35 @@ def residual_basis(teacher: PreTrainedModel, size: int) -> tuple[Tensor, float]:
     Returns:
         The directions as rows, orthonormal, shape (d, D), and their share of the energy, 0 to 1.
     """
+    gram = _embedding_gram(teacher)
+    width = len(gram)
+    mean = torch.full((width,), width**-0.5, dtype=torch.float64)
+    centred = torch.eye(width, dtype=torch.float64) - mean.outer(mean)
+    leading = torch.linalg.eigh(centred @ gram @ centred)[1][:, width - size + 1 :].flip(1)
+    rows = torch.cat([mean[None], _signed(leading.T)])
+    # The reflection that exchanges the first unit vector with the new units' mean.
+    apart = -torch.full((size,), size**-0.5, dtype=torch.float64)
+    apart[0] += 1.0
+    length = apart.square().sum()
+    if length > 0:
+        rows -= 2.0 / length * apart.outer(apart @ rows)
+    share = float((rows @ gram * rows).sum() / gram.trace())
+    return rows.float(), share
+
+
+def _embedding_gram(teacher: PreTrainedModel) -> Tensor:
+    """The word embeddings' Gram matrix in the residual stream. Shape (D, D)."""
     embeddings = teacher.get_input_embeddings().weight.detach()
     width = embeddings.shape[1]
     gram = torch.zeros(width, width, dtype=torch.float64)
     for start in range(0, len(embeddings), _ROWS):
         block = embeddings[start : start + _ROWS].float()
-        gram += (block.T @ block).double()
+        gram += (block.T @ block).double().cpu()
     for name, axes in axes_of(teacher, family_of(teacher.config)).items():
         if axes == ("hidden", "embedding"):
-            projection = teacher.get_parameter(name).detach().double()
+            projection = teacher.get_parameter(name).detach().double().cpu()
             gram = projection @ gram @ projection.T
-    energies, vectors = torch.linalg.eigh(gram)
-    share = float(energies[-size:].sum() / energies.sum())
-    return _signed(vectors[:, -size:].flip(1).T).float(), share
+    return gram
 
 
 def query_key_factors(query: Tensor, key: Tensor, heads: Sequence[int], old: int, new: int) -> tuple[Tensor, Tensor]:

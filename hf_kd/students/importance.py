@@ -29,7 +29,7 @@ class UnitScores:
     Attributes:
         hidden: of the residual stream's units: mean magnitude of what the layers read, each
             layer's share alike. Shape (D,).
-        ffn: of each layer's neurons: mean magnitude. Shape (F,) each.
+        ffn: of each layer's neurons: mean magnitude of what they contribute. Shape (F,) each.
         query: of each layer's query and key units: product of their root mean squares. Shape (D,) each.
         context: of each layer's value units: mean square of what they contribute. Shape (D,) each.
     """
@@ -145,10 +145,11 @@ def unit_importance(teacher: PreTrainedModel, family: Family, sample: Sample, pr
     def watch(name: str, layer: int | None, module_axes: tuple[str, ...]) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             reads, writes = module_axes[1], module_axes[0]
-            if reads in ("hidden", "ffn"):
+            if reads == "hidden":
                 add(reads, name, layer, args[0], squared=False)
-            elif reads == "context":
-                add(reads, name, layer, args[0], squared=True)
+            elif reads in ("ffn", "context"):
+                # A unit that nothing is made of contributes nothing, however active it is.
+                add(reads, name, layer, args[0] * module.weight.norm(dim=0), squared=reads == "context")
             if writes in ("query", "key"):
                 add(writes, name, layer, output, squared=True)
             elif writes == "qkv":
@@ -189,13 +190,14 @@ def _scores(sums: Mapping[tuple[str, str, int | None], Tensor]) -> UnitScores:
 
 @contextmanager
 def _measuring(teacher: PreTrainedModel) -> Iterator[None]:
-    was_training = teacher.training
+    were_training = [module for module in teacher.modules() if module.training]
     teacher.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        teacher.train(was_training)
+        for module in were_training:
+            module.training = True
 
 
 def _last_hidden(base: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from .families import axes_of, family_of, head_size, layer_number
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..records import StudentPlan
+    from ..plans import StudentPlan
 
 _ROWS = 4096  # rows of a large matrix that are held twice at a time
 
@@ -194,7 +194,7 @@ def _attention_weights(teacher: PreTrainedModel, prefix: str, layer: int) -> dic
                     start = ("query", "key", "value").index(axis) * third
                     rows = slice(start, start + third)
                 columns = [parameter[rows]] if bias is None else [parameter[rows], bias[rows, None]]
-                found[axis] = torch.cat(columns, dim=1).detach().float()
+                found[axis] = torch.cat(columns, dim=1).detach().float().cpu()
         if axes[name][1] == "context":
-            found["context"] = parameter.detach().float()
+            found["context"] = parameter.detach().float().cpu()
     return found

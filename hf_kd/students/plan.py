@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..architecture import text_config, transformer_layers, unwrap_peft
 from ..layer_maps import choose_student_layers
-from ..records import StudentPlan
+from ..plans import StudentPlan
 from .factors import residual_basis
 from .families import DEPTH, WIDTH, Family, axes_of, family_of, head_size, layer_number, require_cut, unnamed_parameters
 from .importance import Sample, UnitScores, describe_sample, layer_importance, unit_importance
@@ -84,6 +84,10 @@ def plan_student(
             "Importance is measured on text, but no sample was given. Give `sample=sample_batches(tokenizer, texts)` "
             "(`--text FILE...` on the command line), or choose another rule."
         )
+    if measures and not sum(int(batch["attention_mask"].sum()) for batch in sample or ()):
+        raise ValueError(
+            "The sample for measuring importance holds no token. Give text of the languages that the student is for."
+        )
     count = len(transformer_layers(teacher))
     if layers == "importance" and sample is not None:
         kept, rule = _important_layers(teacher, num_hidden_layers, sample, progress)
@@ -104,7 +108,7 @@ def plan_student(
     if weights == "random" or not set(sizes) - {"num_hidden_layers"}:
         return _with_notes(plan, family)
     require_cut(family, config, WIDTH)
-    _require_named(teacher, family)
+    require_named(teacher, family)
     return _with_notes(_with_units(plan, teacher, family, width, sample), family)
 
 
@@ -112,6 +116,29 @@ def layer_prefix(model: PreTrainedModel) -> str:
     """The name of the model's list of layers, with a dot."""
     layers = transformer_layers(model)
     return next(name for name, module in model.named_modules() if module is layers) + "."
+
+
+def require_named(teacher: PreTrainedModel, family: Family) -> None:
+    """Refuse a width cut of a model with parameters that the family's table does not describe.
+
+    Raises:
+        ValueError: it has some, such as those of a head of one's own or of a grouped convolution.
+    """
+    unnamed = unnamed_parameters(teacher, family)
+    if unnamed:
+        raise ValueError(
+            f"`{type(teacher).__name__}` has {len(unnamed)} parameters that no width cut knows how to cut (first: "
+            f"{unnamed[0]}). Cut its depth alone, or take a teacher with a standard head."
+        )
+    width = text_config(teacher).hidden_size
+    parameters = dict(unwrap_peft(teacher).named_parameters())
+    for name, axes in axes_of(teacher, family).items():
+        for axis, size in zip(axes, parameters[name].shape if name in parameters else ()):
+            if axis == "hidden" and size != width:
+                raise ValueError(
+                    f"`{name}` joins {size} units where the residual stream has {width}, as grouped convolutions do, "
+                    "which no width cut knows how to cut. Cut the depth alone, or take another teacher."
+                )
 
 
 def _sizes(
@@ -135,7 +162,7 @@ def _sizes(
     new_hidden = sizes.get("hidden_size", (0, config.hidden_size))[1]
     new_heads = sizes.get("num_attention_heads", (0, config.num_attention_heads))[1]
     old_size = head_size(config)
-    new_size = old_size if getattr(config, "attention_head_size", None) else new_hidden // new_heads
+    new_size = new_hidden // new_heads
     if new_hidden % new_heads:
         fitting = [h for h in range(1, config.num_attention_heads + 1) if new_hidden % h == 0]
         raise ValueError(
@@ -285,15 +312,6 @@ def _weight_scores(teacher: PreTrainedModel, family: Family, prefix: str, kept: 
         {},
         {layer: (reads["value", layer] * writes["context", layer]).square() for layer in kept},
     )
-
-
-def _require_named(teacher: PreTrainedModel, family: Family) -> None:
-    unnamed = unnamed_parameters(teacher, family)
-    if unnamed:
-        raise ValueError(
-            f"`{type(teacher).__name__}` has {len(unnamed)} parameters that no width cut knows how to cut (first: "
-            f"{unnamed[0]}). Cut its depth alone, or take a teacher with a standard head."
-        )
 
 
 def _with_notes(plan: StudentPlan, family: Family) -> StudentPlan:

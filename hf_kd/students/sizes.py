@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from ..architecture import text_config
-from .build import student_config
+from .build import follow_ties, student_config
 from .families import axes_of, family_of
 from .plan import layer_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..records import StudentPlan
+    from ..plans import StudentPlan
 
 PARTS = ("word embeddings", "attention", "feed-forward", "other")
 
@@ -70,6 +70,8 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
         if in_layer and parameter.dim() > 1:
             encoder += parameter.numel()
     output = model.get_output_embeddings()
+    if isinstance(output, nn.Linear) and output.out_features != config.vocab_size:
+        output = model.get_input_embeddings()  # which this head reads, with no matrix of its own
     shape = {
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
@@ -77,15 +79,13 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
         "feed-forward width": getattr(config, family_of(config).ffn_field),
         "vocabulary": config.vocab_size,
     }
-    return Sizes(
-        type(model).__name__, shape, parts, encoder, output.weight.numel() if isinstance(output, nn.Linear) else 0
-    )
+    return Sizes(type(model).__name__, shape, parts, encoder, 0 if output is None else output.weight.numel())
 
 
 def planned_sizes(teacher: PreTrainedModel, plan: StudentPlan) -> Sizes:
     """Sizes that a student would have: nothing is built but its skeleton."""
     with torch.device("meta"):
-        return sizes_of(type(teacher)(student_config(teacher.config, plan)))
+        return sizes_of(type(teacher)(follow_ties(student_config(teacher.config, plan), teacher)))
 
 
 def _part(name: str, axes: tuple[str, ...]) -> str:

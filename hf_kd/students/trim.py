@@ -11,7 +11,7 @@ from .families import VOCABULARY, family_of, require_cut
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..records import TrimPlan
+    from ..plans import TrimPlan
     from ..vocabulary import TokenCounts
 
 _MOST_PADDING_ROWS = 1024  # vocabularies are padded to round numbers, never by more

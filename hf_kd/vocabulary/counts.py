@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from collections import Counter
@@ -25,6 +26,7 @@ ONE_LANGUAGE = "corpus"
 """Stands for the language of texts that were given without one."""
 
 _BATCH = 1000  # texts
+_BLANKS = ("▁", "Ġ")  # a word's start alone
 _FEATURES = Features(
     {
         "ids": [Value("int64")],
@@ -125,6 +127,7 @@ def count_tokens(
         raise ValueError("`texts` names no language. Give at least one, such as {'hau': [Path('hausa.txt')]}.")
     checked = {language: _corpus(corpus) for language, corpus in corpora.items()}
     size = max(tokenizer.get_vocab().values()) + 1
+    tokenizer = copy.deepcopy(tokenizer)  # a call resets the backend's padding and truncation
     counted = {}
     for language, corpus in checked.items():
         tally = _Tally(size)
@@ -315,8 +318,11 @@ def _check(tokenizer: PreTrainedTokenizerBase, counted: LanguageCounts, language
             f"{which} is empty: {counted.rows} texts without a single token. Give text of the language to keep."
         )
     unknown = tokenizer.unk_token_id
-    if unknown is not None and counted.counts[unknown] == counted.tokens:
+    if unknown is None:
+        return
+    blank = [tokenizer.get_vocab()[token] for token in _BLANKS if token in tokenizer.get_vocab()]
+    if counted.counts[unknown] and counted.counts[[unknown, *blank]].sum() == counted.tokens:
         raise ValueError(
-            f"{which} has no token that the tokenizer knows: all {counted.tokens} are `{tokenizer.unk_token}`. Check "
-            "the language, its script and the files' encoding."
+            f"{which} has no token that the tokenizer knows: all {counted.tokens} are `{tokenizer.unk_token}` or "
+            "blanks. Check the language, its script and the files' encoding."
         )

@@ -56,7 +56,7 @@ def same_pipeline(student_tokenizer: PreTrainedTokenizerBase, teacher_tokenizer:
     if student["model"]["type"] != teacher["model"]["type"]:
         return f"model: {student['model']['type']}, not {teacher['model']['type']}"
     for key in sorted((student["model"].keys() | teacher["model"].keys()) - set(_OWN)):
-        ours, theirs = student["model"].get(key), teacher["model"].get(key)
+        ours, theirs = student["model"].get(key) or None, teacher["model"].get(key) or None  # "", false, 0: not set
         if ours != theirs:
             return f"model's {key}: {_show(ours)}, not {_show(theirs)}"
     return None

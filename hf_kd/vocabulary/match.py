@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..architecture import text_config
-from ..records import VocabularyMatch
+from ..plans import VocabularyMatch
 from .maps import same_pipeline, token_map
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers.utils import logging
 
-from ..records import TrimPlan
+from ..plans import TrimPlan
 from .backend import fingerprint, is_byte_level, merge_parts, read_backend, template_ids, unknown_id
 
 if TYPE_CHECKING:
@@ -39,18 +39,17 @@ def plan_trim(
 ) -> TrimPlan:
     """Choose the tokens of a smaller vocabulary.
 
-    Always kept: special and added tokens, the unknown token, bytes, the token ids that the model's
-    configuration names, `keep`, and the characters of the corpus. Then come the most frequent
-    tokens, of equal ones the lower id first, and none that does not occur. With each token go the
-    tokens that it is made of: for BPE the parts of every merge that makes it, for Unigram its
-    characters. So a text that the full tokenizer cuts into kept tokens alone is cut alike by the
-    trimmed one (for WordPiece: a text without unknown words). A token that no longer fits with its
-    parts is passed over.
+    Always kept: special and added tokens, the unknown token, bytes, the ids that the model's
+    configuration names, `keep`, and the characters of the corpus. Then come the most frequent tokens,
+    the lower id first among equals, and none that does not occur. With each go the tokens it is made
+    of: in BPE the parts of every merge that makes it, in Unigram its characters; one that no longer
+    fits with its parts is passed over. So a text that the full tokenizer cuts into kept tokens alone
+    is cut alike by the trimmed one (in WordPiece: a text without unknown words).
 
     Args:
         tokenizer: a fast tokenizer with a BPE, Unigram or WordPiece model.
         counts: what `count_tokens` counted with this tokenizer.
-        vocab_size: most tokens to keep; reached exactly if enough tokens occur.
+        vocab_size: most tokens to keep; reached exactly if enough tokens occur and fit.
         coverage: share of the token occurrences to keep at least, above 0 and up to 1.
         keep: further tokens, as the vocabulary spells them.
         model_config: configuration of the model to trim with the tokenizer, for its token ids.
@@ -58,20 +57,16 @@ def plan_trim(
 
     Raises:
         TypeError: a slow tokenizer.
-        ValueError: not exactly one of `vocab_size` and `coverage`, one out of range, a `vocab_size`
-            below what must be kept, counts of another tokenizer, or an unknown token in `keep`.
+        ValueError: not exactly one of `vocab_size` and `coverage`, one out of range, a size below what
+            must be kept, counts of another tokenizer, an unknown token in `keep`, or too few model rows.
 
     Source:
         Load What You Need, Abdaoui et al. (2020), arXiv:2010.05609, for keeping what a corpus uses.
     """
-    backend = read_backend(tokenizer)
-    vocabulary = tokenizer.get_vocab()
-    keep = (keep,) if isinstance(keep, str) else tuple(keep)
+    backend, vocabulary = read_backend(tokenizer), tokenizer.get_vocab()
     _check_asked(vocab_size, coverage, len(vocabulary))
-    if counts.fingerprint != fingerprint(tokenizer):
-        raise ValueError(
-            "The counts were made with another tokenizer: its vocabulary differs. Count again with this tokenizer."
-        )
+    _check_counts(tokenizer, counts)
+    keep = (keep,) if isinstance(keep, str) else tuple(keep)
     draft = _Draft(_parts(backend, vocabulary))
     for reason, ids in _required(tokenizer, backend, vocabulary, counts, keep, model_config):
         draft.require(reason, ids)
@@ -81,24 +76,16 @@ def plan_trim(
     else:
         _cover(draft, weights, coverage or 0.0)
     kept = np.sort(np.fromiter(draft.reasons, dtype=np.int64))
-    rows = None if model_config is None else int(model_config.get_text_config().vocab_size)
-    if rows is not None and int(kept[-1]) >= rows:
-        raise ValueError(
-            f"Token id {int(kept[-1])} must be kept, but the model has {rows} rows. Resize the model to its tokenizer "
-            "first."
-        )
     return TrimPlan(
         kept_ids=tuple(kept.tolist()),
         source_size=len(vocabulary),
         algorithm=backend["model"]["type"],
         reasons=dict(Counter(draft.reasons.values())),
         coverage=float(weights[kept].sum()),
-        language_coverage={
-            name: float(language.counts[kept].sum() / language.tokens) for name, language in counts.languages.items()
-        },
+        language_coverage=_language_coverage(counts, kept),
         asked={"vocab_size": vocab_size, "coverage": coverage, "keep": list(keep), "balance": balance},
         fingerprint=counts.fingerprint,
-        model_rows=rows,
+        model_rows=None if model_config is None else _rows(model_config, int(kept[-1])),
     )
 
 
@@ -147,6 +134,23 @@ def _check_asked(vocab_size: int | None, coverage: float | None, size: int) -> N
             f"`vocab_size` is {vocab_size}, but the tokenizer has {size} tokens: there is nothing to cut. Ask for "
             "fewer."
         )
+
+
+def _check_counts(tokenizer: PreTrainedTokenizerBase, counts: TokenCounts) -> None:
+    if counts.fingerprint != fingerprint(tokenizer):
+        raise ValueError(
+            "The counts were made with another tokenizer: its vocabulary differs. Count again with this tokenizer."
+        )
+
+
+def _rows(model_config: PreTrainedConfig, highest: int) -> int:
+    """Rows of the model's embedding, which must hold the highest kept id."""
+    rows = int(model_config.get_text_config().vocab_size)
+    if highest >= rows:
+        raise ValueError(
+            f"Token id {highest} must be kept, but the model has {rows} rows. Resize the model to its tokenizer first."
+        )
+    return rows
 
 
 def _required(
@@ -203,7 +207,7 @@ def _config_ids(config: Mapping[str, Any]) -> Iterator[int]:
 
 def _bytes(backend: Mapping[str, Any]) -> list[str]:
     """The tokens that stand for single bytes."""
-    tokens = sorted(ByteLevel.alphabet()) if is_byte_level(backend) else []
+    tokens = list(_character_forms(backend["model"], sorted(ByteLevel.alphabet()))) if is_byte_level(backend) else []
     if backend["model"].get("byte_fallback"):
         tokens += [f"<0x{byte:02X}>" for byte in range(256)]
     return tokens
@@ -228,8 +232,8 @@ def _parts(backend: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Parts:
         return lambda token_id: made.get(token_id, ())
     if model["type"] == "Unigram":
         pieces = [piece for piece, _ in model["vocab"]]
-        whole = {entry["id"] for entry in backend["added_tokens"]}  # matched before the model looks at characters
-        return lambda token_id: () if token_id in whole else _ids(vocabulary, pieces[token_id])
+        added = {entry["id"] for entry in backend["added_tokens"]}  # matched before the model looks at characters
+        return lambda token_id: () if token_id in added else _ids(vocabulary, pieces[token_id])
     return lambda token_id: ()
 
 
@@ -239,6 +243,10 @@ def _weights(counts: TokenCounts, balance: bool) -> NDArray[np.float64]:
         return counts.counts / counts.tokens
     shares = [language.counts / language.tokens for language in counts.languages.values()]
     return np.mean(shares, axis=0)
+
+
+def _language_coverage(counts: TokenCounts, kept: NDArray[np.int64]) -> dict[str, float]:
+    return {name: float(language.counts[kept].sum() / language.tokens) for name, language in counts.languages.items()}
 
 
 def _by_weight(weights: NDArray[np.float64]) -> Iterator[int]:

@@ -16,7 +16,7 @@ from .backend import check_fast, fingerprint, merge_parts, read_backend
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..records import TrimPlan
+    from ..plans import TrimPlan
 
 logger = logging.get_logger(__name__)
 
@@ -163,8 +163,8 @@ def _reload(
     general = PreTrainedTokenizerFast.from_pretrained(folder)
     if not _is_faithful(general, backend, expected):
         raise RuntimeError(
-            f"The trimmed `{type(tokenizer).__name__}` has {len(general)} tokens after loading, not the "
-            f"{len(expected)} that were kept, or other settings. Save it, load it as `PreTrainedTokenizerFast`, and trim that."
+            f"The trimmed `{type(tokenizer).__name__}` has {len(general)} tokens after loading, and {len(expected)} "
+            "were kept, or its settings differ. Save it, load it as `PreTrainedTokenizerFast`, and trim that."
         )
     logger.warning(
         f"`{type(tokenizer).__name__}` rebuilds its tokenizer on loading, and would change the trimmed one. It is a "

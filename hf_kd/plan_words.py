@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..records import StudentPlan, TrimPlan
+from .plans import StudentPlan, TrimPlan
 
 _SIZE_NAMES = {
     "num_hidden_layers": "layers",
