@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from .architecture import LANGUAGE_MODEL_HEADS, unwrap_peft
 from .losses.output import OutputLayer, OutputLoss, Workspace, output_loss
+from .losses.tied import TiedGradient
 from .records import Objective
 from .shared_tokens import SharedTokens
 
@@ -30,6 +31,7 @@ class FusedOutput:
         student: the student's output layer, from `find_output_layer`.
         teacher: the teacher's; None if logits are not compared.
         objective: what is compared.
+        tied: the student's input embedding, if it has the output layer's weight.
         label_smoothing: of the task term, 0 to 1.
         shared: the tokens whose logits are compared.
         chunk_bytes: memory for the logits of one chunk.
@@ -41,24 +43,27 @@ class FusedOutput:
         teacher: nn.Linear | None,
         objective: Objective,
         *,
+        tied: nn.Embedding | None = None,
         label_smoothing: float,
         shared: SharedTokens,
         chunk_bytes: int,
     ) -> None:
         self.student, self.teacher = student, teacher
+        self.tied = tied
         self.objective = objective
         self.label_smoothing = label_smoothing
         self.shared = shared
         self.chunk_bytes = chunk_bytes
         self._undo: list[Callable[[], object]] = []
-        self._answers: dict[nn.Linear, Callable[[Tensor], Tensor]] = {}
+        self._answers: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
         self._workspace = Workspace()
         self._loss: OutputLoss | None = None
+        self._gradient: TiedGradient | None = None
         self._stand_in: Tensor | None = None
 
     def install(self) -> None:
         """Put the stand-ins into both models."""
-        for layer in (self.student, self.teacher):
+        for layer in (self.student, self.teacher, self.tied):
             if layer is not None:
                 self._stand_in_for(layer)
 
@@ -68,7 +73,6 @@ class FusedOutput:
             self._undo.pop()()
         self._answers.clear()
         self._workspace = Workspace()
-        self._loss = self._stand_in = None
 
     @contextmanager
     def narrowed_teacher(self) -> Iterator[None]:
@@ -97,11 +101,13 @@ class FusedOutput:
             return self._stand_in
 
         self._answers[self.student] = answer
+        if self.tied is not None and self.tied.weight.requires_grad and torch.is_grad_enabled():
+            self._answers[self.tied] = self._look_up
         try:
             yield
         finally:
             self._answers.clear()
-            self._loss = self._stand_in = None
+            self._loss = self._stand_in = self._gradient = None
 
     def check(self, logits: object) -> None:
         """Refuse a student that does more with its logits than return them.
@@ -148,9 +154,16 @@ class FusedOutput:
             student_columns=None if columns is None else columns.to(student.states.device),
             chunk_bytes=self.chunk_bytes,
             workspace=self._workspace,
+            tied=self._gradient,
         )
 
-    def _stand_in_for(self, layer: nn.Linear) -> None:
+    def _look_up(self, ids: Tensor) -> Tensor:
+        embedding = self.tied
+        assert embedding is not None
+        self._gradient = TiedGradient()
+        return self._gradient.look_up(ids, embedding.weight, embedding.padding_idx)
+
+    def _stand_in_for(self, layer: nn.Module) -> None:
         own, was_replaced = layer.forward, "forward" in vars(layer)
 
         def forward(input: Tensor) -> Tensor:
@@ -206,6 +219,7 @@ def fuse_output(
         layers["student"],
         layers.get("teacher"),
         objective,
+        tied=_find_tied_embedding(student, layers["student"]),
         label_smoothing=label_smoothing,
         shared=shared,
         chunk_bytes=chunk_bytes,
@@ -236,3 +250,12 @@ def find_output_layer(model: nn.Module) -> nn.Linear | None:
         hook.remove()
         model.train(was_training)
     return layer if len(seen) == 1 and logits is seen[0] else None
+
+
+def _find_tied_embedding(model: nn.Module, layer: nn.Linear) -> nn.Embedding | None:
+    embedding = unwrap_peft(model).get_input_embeddings()
+    if type(embedding) is not nn.Embedding or embedding.weight is not layer.weight or "forward" in vars(embedding):
+        return None
+    is_partitioned = hasattr(layer.weight, "ds_id")  # ZeRO-3 has accumulation of its own
+    has_options = embedding.max_norm is not None or embedding.scale_grad_by_freq or embedding.sparse
+    return None if is_partitioned or has_options else embedding

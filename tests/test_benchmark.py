@@ -26,7 +26,13 @@ def test_the_floor_counts_every_product(benchmark):
 
 def test_a_contender_that_cannot_run_is_skipped_with_its_reason(benchmark, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "matrix_rate", lambda threads: 1e9)
-    turn = {"seconds": [0.5, 0.7], "losses": [2.0, 1.5], "weights_mb": 100.0, "peak_mb": 130.0}
+    turn = {
+        "seconds": [0.5, 0.7],
+        "cpu_seconds": [1.0, 1.2],
+        "losses": [2.0, 1.5],
+        "weights_mb": 100.0,
+        "peak_mb": 130.0,
+    }
     answers = {"hf_kd": turn, "textbook": turn | {"seconds": [1.2]}, "modelopt": {"reason": "ModuleNotFoundError: no"}}
     monkeypatch.setattr(benchmark, "run_contender", lambda name, *args: answers[name])
     benchmark.main(["--shape", "tiny", "--contenders", ",".join(answers), "--output", str(tmp_path)])

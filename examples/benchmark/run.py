@@ -83,6 +83,7 @@ def summarise(turns, floor):
     medians = [statistics.median(turn["seconds"]) for turn in turns]
     return {
         "seconds": statistics.median(second for turn in turns for second in turn["seconds"]),
+        "cpu_seconds": statistics.median(second for turn in turns for second in turn["cpu_seconds"]),
         "turns": medians,
         "above_weights_mb": statistics.median(turn["peak_mb"] - turn["weights_mb"] for turn in turns),
         "peak_mb": statistics.median(turn["peak_mb"] for turn in turns),

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .output_rows import Rows, rows_loss
+from .tied import TiedGradient
 
 IGNORED = -100
 
@@ -83,6 +84,7 @@ def output_loss(
     student_columns: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     workspace: Workspace | None = None,
+    tied: TiedGradient | None = None,
 ) -> OutputLoss:
     """What `task_term` and `logits_term` make of both models' logits, without the logits.
 
@@ -105,6 +107,7 @@ def output_loss(
             alone; the task sees all. Shape (K,).
         chunk_bytes: memory for logits, ≥ 1; one position is computed at least.
         workspace: buffers kept from call to call; None to make them anew.
+        tied: takes the matrix's gradient in place of the matrix, whose embedding lookup hands it on.
 
     Returns:
         The loss and its terms: weighted shares of the mean over the counts.
@@ -137,8 +140,10 @@ def output_loss(
         teacher_dtype=dtype if teacher is None else _matmul_dtype(teacher),
         wide=wide,
         differentiates=torch.is_grad_enabled(),
+        tied=tied,
     )
-    total, task, logits = _OutputLoss.apply(*student, plan)
+    matrix = student.matrix if tied is None else student.matrix.detach()
+    total, task, logits = _OutputLoss.apply(student.states, matrix, student.bias, plan)
     return OutputLoss(total, task, logits)
 
 
@@ -160,6 +165,7 @@ class _Plan:
     teacher_dtype: torch.dtype
     wide: torch.dtype
     differentiates: bool
+    tied: TiedGradient | None
 
 
 class _OutputLoss(torch.autograd.Function):
@@ -167,7 +173,9 @@ class _OutputLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, matrix: Tensor, bias: Tensor | None, plan: _Plan) -> tuple[Tensor, ...]:
-        ctx.plan, ctx.needs = plan, tuple(plan.differentiates and needed for needed in ctx.needs_input_grad[:3])
+        by_states, by_matrix, by_bias, _ = ctx.needs_input_grad
+        needs = by_states, by_matrix or plan.tied is not None, by_bias
+        ctx.plan, ctx.needs = plan, tuple(plan.differentiates and needed for needed in needs)
         ctx.save_for_backward(states, matrix, bias)
         task, logits, ctx.gradients = _run(OutputLayer(states, matrix, bias), plan, ctx.needs)
         ctx.mark_non_differentiable(task, logits)
@@ -179,11 +187,14 @@ class _OutputLoss(torch.autograd.Function):
         student = OutputLayer(*ctx.saved_tensors)
         # They are handed out, and may be changed there: a second backward pass computes its own.
         gradients, ctx.gradients = ctx.gradients or _run(student, ctx.plan, ctx.needs)[2], None
-        scaled = (
+        by_states, by_matrix, by_bias = (
             None if gradient is None else gradient.mul_(slope.to(gradient.dtype)).to(own.dtype)
             for gradient, own in zip(gradients, student)
         )
-        return (*scaled, None)
+        if ctx.plan.tied is not None and by_matrix is not None:
+            ctx.plan.tied.put(by_matrix)
+            by_matrix = None
+        return by_states, by_matrix, by_bias, None
 
 
 def _run(
