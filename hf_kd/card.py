@@ -26,6 +26,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _TASK = re.compile(r"[a-z0-9-]+")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_SHOWN_AT_MOST = 24
 _HINTON = "Distilling the Knowledge in a Neural Network. Hinton, Vinyals & Dean 2015, arXiv:1503.02531"
 
 _PIPELINES = {
@@ -113,8 +114,10 @@ def number(value: object) -> str:
         return "unknown" if value is None else str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{inline(name)} {number(item)}" for name, item in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(number, value)) or "none"
+        return f"{len(value):,} values" if len(value) > _SHOWN_AT_MOST else ", ".join(map(number, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else inline(value)
 
 
@@ -230,13 +233,22 @@ def _comparison(facts: RunFacts) -> list[tuple[str, str, str]]:
 
 
 def _plan_details(facts: RunFacts) -> list[tuple[str, str]]:
-    """What a plan holds beyond the kept layers, field by field."""
+    """What a plan holds beyond the kept layers, field by field, records within it too."""
+    known = ("kept_layers", "rule", "teacher_layers")
     if facts.plan is None:
         return []
-    known = ("kept_layers", "rule", "teacher_layers")
-    fields = (field.name for field in dataclasses.fields(facts.plan) if field.name not in known)
-    found = {name.replace("_", " "): getattr(facts.plan, name) for name in fields}
-    return _listed({name: value for name, value in found.items() if not dataclasses.is_dataclass(value)})
+    return _listed({name.replace("_", " "): value for name, value in _fields(facts.plan).items() if name not in known})
+
+
+def _fields(record: Any) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= {f"{field.name} {name}": inner for name, inner in _fields(value).items()}
+        else:
+            found[field.name] = value
+    return found
 
 
 def _terms(facts: RunFacts) -> list[tuple[str, str, str, str]]:

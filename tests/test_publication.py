@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import types
+from collections.abc import Mapping
 
 import models
 import pytest
@@ -16,7 +17,16 @@ from typer.testing import CliRunner
 from hf_kd import DistillationArguments, DistillationTrainer, card, facts_file, provenance, publication
 from hf_kd.card_parts import split
 from hf_kd.cli import app
-from hf_kd.records import Cost, Estimate, Evaluation, LanguageEvaluation, RunFacts, Timing
+from hf_kd.records import (
+    Cost,
+    Estimate,
+    Evaluation,
+    LanguageEvaluation,
+    LayerPair,
+    RunFacts,
+    StudentPlan,
+    Timing,
+)
 
 SECRET = "hf_sentinelSentinelSentinel"
 LANGUAGE = LanguageEvaluation(
@@ -91,6 +101,33 @@ def test_an_older_file_is_read_and_a_newer_one_refused():
     for text, message in (("{", "is no JSON"), ("[]", "its `schema` is not"), ("{}", "its `schema` is not")):
         with pytest.raises(ValueError, match=message):
             facts_file.loads(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trim:
+    """A record that a later plan may hold."""
+
+    kept_ids: tuple[int, ...]
+    counts: Mapping[int, int]
+    pair: LayerPair
+    place: tuple[int, str]
+    names: frozenset[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class WiderPlan(StudentPlan):
+    """A plan as later versions may have it."""
+
+    width: int | None = None
+    vocabulary: Trim | None = None
+
+
+def test_records_of_any_fields_are_read_back_and_shown():
+    trim = Trim(tuple(range(99)), {3: 4}, LayerPair(0, 3), (1, "x"), frozenset("ba"))
+    plan = WiderPlan(12, (0, 11), "first and last", 256, trim)
+    assert facts_file.record(WiderPlan, json.loads(json.dumps(facts_file.plain(plan)))) == plan
+    text = card.compose(facts(plan=plan))
+    assert "\n- width: 256\n- vocabulary kept ids: 99 values\n- vocabulary counts: 3 4\n" in text
 
 
 @pytest.mark.parametrize(
