@@ -265,6 +265,11 @@ def test_what_a_user_gets_wrong_is_said_without_a_traceback(workshop, more, mess
     assert found.exit_code == 2 and message in one_line(found.output) and "Traceback" not in found.output
 
 
+def test_a_teacher_alone_is_no_comparison(workshop):
+    done = invoke("compare", workshop / "teacher", "--data", f"sw={workshop}/sw.txt", f"ha={workshop}/ha.txt")
+    assert done.exit_code == 2 and "1 models and 2 languages were given; a comparison needs" in one_line(done.output)
+
+
 def test_models_that_cannot_be_compared_are_refused(workshop, tmp_path):
     for source, message in (
         (tmp_path, "could not be loaded"),
