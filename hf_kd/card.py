@@ -26,6 +26,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _TASK = re.compile(r"[a-z0-9-]+")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_SHOWN_AT_MOST = 24
 _HINTON = "Distilling the Knowledge in a Neural Network. Hinton, Vinyals & Dean 2015, arXiv:1503.02531"
 
 _PIPELINES = {
@@ -113,8 +114,10 @@ def number(value: object) -> str:
         return "unknown" if value is None else str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{inline(name)} {number(item)}" for name, item in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(number, value)) or "none"
+        return f"{len(value):,} values" if len(value) > _SHOWN_AT_MOST else ", ".join(map(number, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else inline(value)
 
 

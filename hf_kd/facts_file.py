@@ -103,6 +103,8 @@ def plain(value: Any) -> Any:
         return {scrub(str(name)): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return [plain(item) for item in sorted(value)]
     if isinstance(value, bool) or value is None or isinstance(value, int):
         return value
     if isinstance(value, float):
@@ -137,15 +139,20 @@ def scrub(text: str) -> str:
 
 
 def _typed(hint: Any, value: Any) -> Any:
+    """A JSON value as its annotation wants it."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if value is None:
+        return None
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
         return _typed(next(kind for kind in inner if kind is not type(None)), value)
     if dataclasses.is_dataclass(hint):
         return record(typing.cast(type, hint), value)
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):  # a NamedTuple
+        return hint(*value)
+    if origin in (tuple, list, set, frozenset) and not (origin is tuple and inner[-1] is not Ellipsis):
+        return origin(_typed(inner[0], item) for item in value)
     if origin is tuple:
-        return tuple(_typed(inner[0], item) for item in value)
+        return tuple(_typed(kind, item) for kind, item in zip(inner, value, strict=True))
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {name: _typed(inner[1], item) for name, item in value.items()}
+        return {int(name) if inner[0] is int else name: _typed(inner[1], item) for name, item in value.items()}
     return value

@@ -249,6 +249,21 @@ def test_a_student_with_fewer_tokens_is_compared_on_those_shared(workshop, tmp_p
     assert one.student["masked_accuracy"] == one.teacher["masked_accuracy"]
 
 
+def test_an_adapter_is_compared_with_its_base_beneath(workshop, tmp_path):
+    peft = pytest.importorskip("peft")
+    base = AutoModelForMaskedLM.from_pretrained(workshop / "teacher")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "student")
+    TOKENIZER.save_pretrained(tmp_path / "student")
+    sources = [str(workshop / "teacher"), str(tmp_path / "student")]
+    found = compare.compare(sources, {"sw": workshop / "sw.txt"}, tmp_path, compare.CompareSettings(rounds=0))
+    (one,) = found.students["student"].languages
+    assert 0 < one.fidelity["kl"].value, "the adapter was read"
+    cost = found.students["student"]
+    assert cost.student_cost.parameters > cost.teacher_cost.parameters
+    assert cost.student_cost.file_megabytes < cost.teacher_cost.file_megabytes
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -263,6 +278,11 @@ def test_a_student_with_fewer_tokens_is_compared_on_those_shared(workshop, tmp_p
 def test_what_a_user_gets_wrong_is_said_without_a_traceback(workshop, more, message):
     found = invoke(*words(workshop, *more))
     assert found.exit_code == 2 and message in one_line(found.output) and "Traceback" not in found.output
+
+
+def test_a_teacher_alone_is_no_comparison(workshop):
+    done = invoke("compare", workshop / "teacher", "--data", f"sw={workshop}/sw.txt", f"ha={workshop}/ha.txt")
+    assert done.exit_code == 2 and "1 models and 2 languages were given; a comparison needs" in one_line(done.output)
 
 
 def test_models_that_cannot_be_compared_are_refused(workshop, tmp_path):

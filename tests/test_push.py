@@ -132,8 +132,9 @@ def test_no_token_and_no_path_is_published(pushed):
     folder, hub, _, printed = pushed
     text = printed.encode() + b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert TOKEN.encode() not in text
-    card = hub.content("tester/tiny-student")["README.md"]
-    assert b"secret-user" not in card and str(folder).encode() not in card
+    for name in ("README.md", facts_file.FILE_NAME):
+        content = hub.content("tester/tiny-student")[name]
+        assert b"secret-user" not in content and str(folder).encode() not in content
 
 
 @pytest.mark.parametrize(

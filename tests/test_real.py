@@ -4,7 +4,8 @@ import datasets
 import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
-from hf_kd import DistillationArguments, DistillationTrainer
+from hf_kd import DistillationArguments, DistillationTrainer, cut_student
+from hf_kd.evaluation.compare import CompareSettings, compare
 
 pytestmark = pytest.mark.real
 LANGUAGES = ("hau", "ibo", "kin", "swa", "yor")
@@ -62,3 +63,17 @@ def test_a_trained_teacher_teaches_by_name(teacher_folder, lines, tmp_path):
     model = AutoModelForMaskedLM.from_pretrained(teacher_folder)
     trainer = run(tmp_path, model, teacher_folder, lines, teacher_model_name_or_path=teacher_folder)
     assert abs(trainer.state.log_history[0]["kd_start_logits"]) < 1e-5, "the student is a copy of its teacher"
+
+
+def test_a_cut_student_is_measured_beside_its_trained_teacher(shared, teacher_folder, tmp_path):
+    student, _ = cut_student(AutoModelForMaskedLM.from_pretrained(teacher_folder), 4)
+    student.save_pretrained(tmp_path / "student")
+    AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(tmp_path / "student")
+    data = {language: shared / "data" / "text" / f"{language}.txt" for language in ("hau", "swa")}
+    settings = CompareSettings(max_rows=60, rounds=0)
+    found = compare([teacher_folder, str(tmp_path / "student")], data, tmp_path, settings).students["student"]
+    for one in found.languages:
+        assert 0.1 < one.teacher["masked_accuracy"].value < 0.5 and one.items > 100
+        assert 0.5 < one.retention["masked_accuracy"].value < 1.1
+        assert 0.3 < one.fidelity["top1_agreement"].value < one.fidelity["top5_agreement"].value < 1
+        assert 0 < one.fidelity["kl"].low < one.fidelity["kl"].value < one.fidelity["kl"].high

@@ -13,9 +13,7 @@ from .failure import fail
 
 def compare(
     teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Folder or Hub id of the teacher.")],
-    students: Annotated[
-        list[str], typer.Argument(metavar="STUDENT [STUDENT...]", help="Folders or Hub ids of its students.")
-    ],
+    students: Annotated[list[str], typer.Argument(metavar="STUDENT", help="Folders or Hub ids of its students.")],
     data: Annotated[
         list[str],
         typer.Option(

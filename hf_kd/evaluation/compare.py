@@ -94,6 +94,11 @@ def compare(
     Raises:
         CompareError: models, data and settings do not fit.
     """
+    if len(sources) < 2 or not data:
+        raise CompareError(
+            f"{len(sources)} models and {len(data)} languages were given; a comparison needs a teacher, a student and "
+            "a language. Name them: hf-kd compare TEACHER STUDENT --data LANG=FILE."
+        )
     steps = len(data) + (len(SHAPES) if settings.rounds else 0)
     on_step("loading models", 0, steps)
     task, (teacher, *students) = load(sources, settings.device)
