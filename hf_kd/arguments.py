@@ -157,7 +157,7 @@ class DistillationArguments(TrainingArguments):
     kd_output_chunk_megabytes: int | None = field(
         default=None,
         metadata={
-            "help": "Memory for the logits of student and teacher in MB (2^20 bytes), an integer >= 0, default 512. "
+            "help": "Memory for the logits of student and teacher in MB (2^20 bytes), an integer >= 0, default 256. "
             "The output layers of language models are computed in chunks of positions that fit it; 0 computes all "
             "at once, and the student's outputs then hold its logits."
         },

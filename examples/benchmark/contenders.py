@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments, XLMRobertaConfig, XLMRobertaForMaskedLM
 
 TEMPERATURE = 2.0
+ATTENTION_WEIGHT = 1e6  # maps of random weights are nearly even: with less, the losses shown would not tell of the term
 PAD, FIRST_TOKEN, MASK = 1, 5, 4
 
 
@@ -66,7 +67,7 @@ def logits_loss(student_logits, teacher_logits, labels):
 
 
 def attention_loss(student_attentions, teacher_attentions):
-    return functional.mse_loss(student_attentions[-1].mean(1), teacher_attentions[-1].mean(1))
+    return ATTENTION_WEIGHT * functional.mse_loss(student_attentions[-1].mean(1), teacher_attentions[-1].mean(1))
 
 
 def textbook_loss(student, teacher, labels):
@@ -122,7 +123,7 @@ def distils(**flags):
     """The flags of the common objective."""
     from hf_kd import DistillationArguments
 
-    weights = {"kd_task_weight": 1.0, "kd_logits_weight": 1.0, "kd_attention_weight": 1.0}
+    weights = {"kd_task_weight": 1.0, "kd_logits_weight": 1.0, "kd_attention_weight": ATTENTION_WEIGHT}
     return DistillationArguments, {**weights, "kd_temperature": TEMPERATURE, "kd_layer_map": "last", **flags}
 
 

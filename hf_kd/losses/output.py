@@ -22,7 +22,7 @@ from .tied import TiedGradient
 
 IGNORED = -100
 
-CHUNK_BYTES = 512 * 2**20
+CHUNK_BYTES = 256 * 2**20
 """Memory for the logits of one chunk of positions, of student and teacher together."""
 
 _CACHE_BYTES = 4 * 2**20
@@ -321,17 +321,21 @@ def _multiply_back(
         if by_matrix is not None:
             torch.mm(slopes.t(), states, out=by_matrix) if is_first else by_matrix.addmm_(slopes.t(), states)
         return
-    # Half precision: slopes of a probability of 1 / 250,000 are below what float16 can hold.
-    greatest = slopes.abs().amax().clamp(min=torch.finfo(slopes.dtype).tiny)
+    # Slopes of a probability of 1 / 250,000 are below what float16 can hold; bfloat16 reaches as far as float32.
+    greatest = slopes.abs().amax().clamp(min=torch.finfo(slopes.dtype).tiny) if plan.dtype == torch.float16 else None
     if by_states is not None:
         by_states[chunk] = 0
     for tile in _tiles(len(matrix)):
-        share = (slopes[:, tile] / greatest).to(plan.dtype)
+        share = (slopes[:, tile] if greatest is None else slopes[:, tile] / greatest).to(plan.dtype)
         if by_states is not None:
-            by_states[chunk].add_((share @ matrix[tile].to(plan.dtype)).to(plan.wide) * greatest)
+            by_states[chunk].add_(_scaled(share @ matrix[tile].to(plan.dtype), greatest, plan.wide))
         if by_matrix is not None:
-            product = (share.t() @ states).to(plan.wide).mul_(greatest)
+            product = _scaled(share.t() @ states, greatest, plan.wide)
             by_matrix[tile].copy_(product) if is_first else by_matrix[tile].add_(product)
+
+
+def _scaled(product: Tensor, factor: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return product if factor is None else product.to(dtype).mul_(factor)
 
 
 def _tiles(rows: int) -> Iterator[slice]:
