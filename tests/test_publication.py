@@ -121,12 +121,10 @@ class WiderPlan(StudentPlan):
     vocabulary: Trim | None = None
 
 
-def test_records_of_any_fields_are_read_back_and_shown():
+def test_records_of_any_fields_are_read_back():
     trim = Trim(tuple(range(99)), {3: 4}, LayerPair(0, 3), (1, "x"), frozenset("ba"))
-    plan = WiderPlan(12, (0, 11), "first and last", 256, trim)
+    plan = WiderPlan(12, (0, 11), "first and last", width=256, vocabulary=trim)
     assert facts_file.record(WiderPlan, json.loads(json.dumps(facts_file.plain(plan)))) == plan
-    text = card.compose(facts(plan=plan))
-    assert "\n- width: 256\n- vocabulary kept ids: 99 values\n- vocabulary counts: 3 4\n" in text
 
 
 @pytest.mark.parametrize(
