@@ -6,7 +6,8 @@ is measured after 0, 100 and 500 steps on lines that nobody trained on.
     python examples/initialisation.py --bf16
 
 Cost: about 40 minutes on 2 CPU cores (with --bf16, if the processor has it), 2 GB of memory.
-Expect: copied layers are near the teacher from the first step on; random ones are far from it after all 500.
+Expect: any copied student at step 0 beats the random one at step 500 (15 to 22 % against 7 % masked accuracy); evenly
+spaced layers stay ahead of the first and of the important ones (25 % against 24 %). The table is in docs/students.md.
 Needs a teacher with its tokenizer and a text file a language; by default those of the folder HF_KD_SHARED.
 """
 
@@ -143,7 +144,9 @@ def main():
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
     parser.add_argument("--output_dir", type=Path, default=Path("initialisation_output"))
     options = parser.parse_args()
-    text = options.text or [f"{name}={SHARED / 'data' / 'text' / name}.txt" for name in ("hau", "ibo", "kin", "swa", "yor")]
+    text = options.text or [
+        f"{name}={SHARED / 'data' / 'text' / name}.txt" for name in ("hau", "ibo", "kin", "swa", "yor")
+    ]
     files = {item.partition("=")[0]: Path(item.partition("=")[2]) for item in text}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.utils import logging
 
 from . import __version__, provenance
 from .architecture import head_of, text_config, unwrap_peft
+from .plan_words import sentences
 from .provenance import hub_id
 from .records import RunFacts
 from .students.folder import read_plan
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .distillation import Distillation
     from .plans import StudentPlan
     from .trainer import DistillationTrainer
+
+logger = logging.get_logger(__name__)
 
 _LIBRARIES = ("transformers", "torch", "datasets", "tokenizers", "peft")
 
@@ -64,7 +68,7 @@ def gather(
     # A cut student starts from the teacher; any other from the checkpoint that it was loaded from.
     was_cut = trainer.student_plan is not None
     folder = name_of(student)
-    plan = trainer.student_plan or (read_plan(folder) if folder else None)
+    plan = trainer.student_plan or _plan_beside(folder)
     origin = distillation.teacher if was_cut else student
     inherited = None if license else provenance.licence_of(name_of(origin), _revision(origin))
     return RunFacts(
@@ -134,7 +138,24 @@ def hub_id_of(model: nn.Module) -> str | None:
 def with_origin(plan: StudentPlan, teacher: nn.Module) -> StudentPlan:
     """The plan with the repository and commit of the teacher that it cuts, if it has one."""
     name = hub_id_of(teacher)
-    return dataclasses.replace(plan, teacher=name, teacher_revision=_revision(teacher) if name else None)
+    if name is not None:
+        return dataclasses.replace(plan, teacher=name, teacher_revision=_revision(teacher))
+    former = _plan_beside(name_of(teacher))
+    if former is None:
+        return plan
+    note = f"the teacher had itself been cut before: {' '.join(sentences(former))[:-1]}"
+    return dataclasses.replace(
+        plan, teacher=former.teacher, teacher_revision=former.teacher_revision, notes=(*plan.notes, note)
+    )
+
+
+def _plan_beside(folder: str | None) -> StudentPlan | None:
+    """The plan in a model's folder, or None; one that cannot be read is no reason to lose a run."""
+    try:
+        return read_plan(folder) if folder else None
+    except ValueError as error:
+        logger.warning(f"The plan beside `{folder}` is left out of the card: {error}")
+        return None
 
 
 def _adapter(model: nn.Module) -> dict[str, Any]:

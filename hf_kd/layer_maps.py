@@ -134,7 +134,10 @@ def choose_student_layers(
     listed = None if student_layers in STUDENT_LAYER_RULES else _layer_list(student_layers)
     count = len(listed) if listed is not None else num_hidden_layers
     if count is None:
-        raise ValueError("The number of student layers is missing. Set `student_num_hidden_layers`.")
+        raise ValueError(
+            "The number of student layers is missing. Set `student_num_hidden_layers` (`hf-kd student`: "
+            "`--num-hidden-layers`)."
+        )
     if count > teacher_layers or (listed is not None and listed[-1] >= teacher_layers):
         raise ValueError(
             f"The student asks for {f'layer {listed[-1]}' if listed else f'{count} layers'}, but its teacher has "

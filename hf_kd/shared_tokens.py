@@ -27,7 +27,11 @@ class SharedTokens:
         self.teacher = teacher
         layer = unwrap_peft(teacher).get_output_embeddings()
         # One plain matrix with a row a token: other output layers run whole, and columns are picked.
-        plain = type(layer) is nn.Linear and len(layer.weight) == text_config(teacher).vocab_size
+        plain = (
+            type(layer) is nn.Linear
+            and "forward" not in vars(layer)  # accelerate's, of a teacher that is spread over devices
+            and len(layer.weight) == text_config(teacher).vocab_size
+        )
         self._output: nn.Linear | None = layer if plain and match.teacher_columns is not None else None
         self._kept: tuple[Tensor, Tensor | None] | None = None
 

@@ -223,7 +223,10 @@ def test_what_cannot_be_cut_is_refused_and_leaves_nothing(home, tmp_path):
         ),
         ("no token that the tokenizer knows", "trim", "--text", tmp_path / "strange.txt", "--coverage", 0.9),
         ("missing.txt", "trim", "--text", tmp_path / "missing.txt", "--coverage", 0.9),
-        ("`vocab_size`", "trim", "--text", text),
+        ("Give one of `--vocab-size` and `--coverage`.", "trim", "--text", text),
+        ("Nothing reads `--text`.", "student", "--layers", "0,1", "--text", text),
+        ("`middle.txt` is no file", "trim", "--text", "middle.txt", "--coverage", 0.9),
+        ("`student_num_hidden_layers` (`hf-kd student`: `--num-hidden-layers`)", "student", "--layers", "first"),
     )
     for message, command, *more in cases:
         refused(message, command, teacher, out, *more)

@@ -63,11 +63,36 @@ def parse_texts(given: Iterable[str]) -> dict[str, list[Path]]:
 def carry_out(request: Request, console: Console) -> None:
     """Plan, show the sizes and, unless it is a dry run, write the student."""
     from huggingface_hub.errors import HfHubHTTPError
+    from safetensors import SafetensorError
 
     try:
+        _check(request)
         _carry_out(request, console)
     except (ValueError, TypeError, OSError, HfHubHTTPError) as error:
         fail(str(error))
+    except (SafetensorError, RuntimeError, KeyError) as error:  # a file cut short, an adapter of another model
+        fail(f"`{request.adapter or request.source}` cannot be read as it is: {error}")
+
+
+def _check(request: Request) -> None:
+    """What can be refused before anything is read."""
+    from ..students.folder import check_output
+
+    if not request.dry_run:
+        check_output(request.output)
+    if request.vocabulary and sum(value is not None for value in request.vocabulary.values()) != 1:
+        raise ValueError("Give one of `--vocab-size` and `--coverage`.")
+    needs_text = bool(request.vocabulary) or "importance" in _rules(request)
+    if needs_text and not request.texts:
+        what = "A vocabulary is trimmed to what a text uses" if request.vocabulary else "Importance is measured on text"
+        raise ValueError(f"{what}, but there is no text. Give `--text FILE...`.")
+    if request.texts and not needs_text:
+        raise ValueError(
+            "Nothing reads `--text`. Give `--vocab-size`, `--coverage` or a rule `importance`, or drop it."
+        )
+    for path in (path for paths in request.texts.values() for path in paths):
+        if not path.is_file():
+            raise FileNotFoundError(f"`{path}` is no file. Give `--text` a file with one sentence a line.")
 
 
 def _carry_out(request: Request, console: Console) -> None:
@@ -75,29 +100,35 @@ def _carry_out(request: Request, console: Console) -> None:
 
     from ..facts import with_origin
     from ..students import build_student, plan_student
-    from ..students.folder import check_output
     from ..students.report import size_table
     from ..students.sizes import planned_sizes, sizes_of
-    from ..students.source import load_source, load_tokenizer, source_skeleton
+    from ..students.source import adapter_base, load_source, load_tokenizer, source_skeleton
     from ..teachers import position_limit
 
-    if not request.dry_run:
-        check_output(request.output)
     hub: dict[str, Any] = {"revision": request.revision, "trust_remote_code": request.trust_remote_code}
-    skeleton = None if request.adapter else source_skeleton(request.source, **hub)
-    if skeleton is not None:  # what cannot be cut is refused before any weight loads
-        plan_student(skeleton, **_unmeasured(request.shape))
+    base = adapter_base(request.source, request.revision)
+    shape_of = (request.source, hub) if base is None else (base, {"trust_remote_code": request.trust_remote_code})
+    skeleton = source_skeleton(shape_of[0], **shape_of[1])
+    plan_student(skeleton, **_unmeasured(request.shape))  # what cannot be cut is refused before any weight loads
     tokenizer = load_tokenizer(request.source, **hub)
+    if tokenizer is None and base is not None:
+        tokenizer = load_tokenizer(base, trust_remote_code=request.trust_remote_code)
     trim = _plan_trim(request, tokenizer, skeleton)
-    if request.dry_run and skeleton is not None and not {"importance", "svd"} & set(_rules(request)):
+    is_adapted = base is not None or request.adapter is not None
+    if request.dry_run and not is_adapted and not {"importance", "svd"} & set(_rules(request)):
         teacher = skeleton
     else:
-        console.print(f"Loading {request.source} ...", highlight=False)
+        console.print(f"Loading {request.source} ...", highlight=False, markup=False)
         teacher = load_source(request.source, adapter=request.adapter, **hub)
     sample = _sample(request, tokenizer, position_limit(teacher)) if "importance" in _rules(request) else None
     with console.status("Planning"):
         plan = plan_student(teacher, sample=sample, progress=_bar, **request.shape)
-    plan = with_origin(dataclasses.replace(plan, trim=trim), teacher)
+    notes = list(plan.notes)
+    if is_adapted:
+        notes.append("a peft adapter was merged into the teacher first")
+    if request.shape.get("weights") == "random":
+        notes.append(f"the random weights were drawn with seed {request.seed}")
+    plan = with_origin(dataclasses.replace(plan, trim=trim, notes=tuple(notes)), teacher)
     if request.dry_run:
         _show(console, plan)
         console.print(size_table(planned_sizes(teacher, plan), sizes_of(teacher)))
@@ -133,7 +164,8 @@ def _write(
         card.render(folder.absolute().name, plan, *sizes).save(partial / "README.md")
     console.print(size_table(*sizes))
     without = "" if tokenizer is not None else ", without a tokenizer, since none lies beside the teacher"
-    console.print(f"Student, plan, card and picture are in {folder}{without}.", highlight=False, soft_wrap=True)
+    said = f"Student, plan, card and picture are in {folder}{without}."
+    console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 def _show(console: Console, plan: StudentPlan) -> None:
@@ -152,11 +184,13 @@ def _rules(request: Request) -> tuple[str, ...]:
 def _unmeasured(shape: dict[str, Any]) -> dict[str, Any]:
     """The same sizes by rules that need no weights."""
     rules = {"layers": "uniform"} if shape.get("layers") == "importance" else {}
-    return {**shape, "width": "truncate", **rules}
+    if shape.get("width") in ("importance", "svd"):
+        rules["width"] = "truncate"
+    return {**shape, **rules}
 
 
 def _plan_trim(
-    request: Request, tokenizer: PreTrainedTokenizerBase | None, skeleton: PreTrainedModel | None
+    request: Request, tokenizer: PreTrainedTokenizerBase | None, skeleton: PreTrainedModel
 ) -> TrimPlan | None:
     if not request.vocabulary:
         return None
@@ -168,22 +202,19 @@ def _plan_trim(
             f"No tokenizer lies beside `{request.source}`, so its vocabulary cannot be trimmed. Save the model's "
             "tokenizer there."
         )
-    if not request.texts:
-        raise ValueError("A vocabulary is trimmed to what a text uses, but there is no text. Give `--text FILE...`.")
-    config = None
-    if skeleton is not None:
-        config = skeleton.config
-        check_own_tokenizer(config.get_text_config(), tokenizer)
+    check_own_tokenizer(skeleton.config.get_text_config(), tokenizer)
     counts = count_tokens(tokenizer, request.texts, num_proc=request.num_proc)
-    return plan_trim(tokenizer, counts, model_config=config, **request.vocabulary)
+    return plan_trim(tokenizer, counts, model_config=skeleton.config, **request.vocabulary)
 
 
 def _sample(request: Request, tokenizer: PreTrainedTokenizerBase | None, limit: int | None) -> Any:
     from ..students import sample_batches
 
-    if tokenizer is None or not request.texts:
-        missing = "no tokenizer lies beside the teacher" if tokenizer is None else "there is no text"
-        raise ValueError(f"Importance is measured on text, but {missing}. Give `--text FILE...`, or another rule.")
+    if tokenizer is None:
+        raise ValueError(
+            "Importance is measured on text, but no tokenizer lies beside the teacher. Save its tokenizer there, or "
+            "use another rule."
+        )
     lines: list[str] = []
     for paths in request.texts.values():
         language = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

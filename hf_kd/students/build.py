@@ -158,8 +158,10 @@ def _build(teacher: PreTrainedModel, plan: StudentPlan, *, keep_dtype: bool = Fa
         student = type(teacher)(small).float()
     else:
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: no random number is owed to them
-            student = type(teacher)(small)
-        student = student.to(teacher.dtype if keep_dtype else torch.float32)
+            student = type(teacher)(small).float()
+        if keep_dtype:  # of the weights alone: rotary frequencies stay in float32, as `from_pretrained` leaves them
+            for parameter in student.parameters():
+                parameter.data = parameter.data.to(teacher.dtype)
         with torch.no_grad():
             _copy_weights(student, teacher, plan, family)
     if getattr(teacher, "generation_config", None) is not None:
@@ -173,6 +175,11 @@ def _check_plan(plan: StudentPlan, teacher: PreTrainedModel, family: Family) -> 
     config = text_config(teacher)
     layers = len(transformer_layers(teacher))
     require_cut(family, config, DEPTH)
+    if getattr(teacher, "quantization_method", None) is not None or any(p.is_meta for p in teacher.parameters()):
+        raise ValueError(
+            f"The weights of `{type(teacher).__name__}` are quantised or not loaded, so they cannot be copied as "
+            "numbers. Load the teacher without quantisation, weights included."
+        )
     if plan.teacher_layers != layers:
         raise ValueError(
             f"The plan is for a teacher of {plan.teacher_layers} layers; this one has {layers}. Make a plan for this "
@@ -206,7 +213,16 @@ def _copy_weights(student: PreTrainedModel, teacher: PreTrainedModel, plan: Stud
     sources = teacher.state_dict()
     folded = _folded_norm(teacher, plan, family, prefix)
     own = {name for name, _ in _own_tensors(student)}
-    lost = [name for name, _ in _own_tensors(teacher) if not name.startswith(prefix) and name not in own]
+    kept = [f"{prefix}{layer}." for layer in plan.kept_layers]
+    inner = {name.removeprefix(prefix).partition(".")[2] for name in own if name.startswith(prefix)}
+    folds = set() if family.first_layer_lacks is None else {f"{family.first_layer_lacks[0]}.weight"}
+    lost = []
+    for name, _ in _own_tensors(teacher):
+        within = next((name.removeprefix(start) for start in kept if name.startswith(start)), None)
+        if name.startswith(prefix) and (within is None or within in inner | folds):
+            continue
+        if name not in own:
+            lost.append(name)
     if lost:
         raise ValueError(
             f"`{type(teacher).__name__}` has {len(lost)} weights that its class does not make (first: {lost[0]}), so "
@@ -285,3 +301,10 @@ def _renumber(target: Any, source: Any, kept_ids: tuple[int, ...]) -> None:
                 "Keep that token, or correct the configuration."
             )
         setattr(target, name, [new[index] for index in ids] if isinstance(value, list) else new[value])
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        if getattr(source, name, None):
+            setattr(target, name, [new[index] for index in getattr(source, name) if index in new])
+    if getattr(source, "bad_words_ids", None):
+        target.bad_words_ids = [
+            [new[index] for index in word] for word in source.bad_words_ids if set(word) <= set(new)
+        ]

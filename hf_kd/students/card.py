@@ -35,6 +35,7 @@ def render(name: str, plan: StudentPlan, student: Sizes, teacher: Sizes) -> Mode
         plan=plan,
         sentences=sentences(plan),
         student=student,
+        only_trimmed=plan.trim is not None and not plan.sizes and plan.weights == "teacher",
         rows=rows,
         inline=inline,
     )

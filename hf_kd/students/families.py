@@ -65,6 +65,13 @@ class Family:
     rotary: bool = False
     first_layer_lacks: tuple[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        unknown = {axis for axes in self.axes.values() for axis in axes} - set(AXES)
+        if unknown:
+            raise ValueError(
+                f"The table of {self.model_types[0]} names axes that there are none of: {sorted(unknown)}."
+            )
+
 
 _ALL = frozenset((DEPTH, WIDTH, VOCABULARY))
 

@@ -50,10 +50,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         PermissionError: it cannot be written.
     """
     check_output(folder)
+    folder = folder.absolute()
     missing = [parent for parent in folder.absolute().parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        within = folder if folder.exists() else folder.parent
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=within))
     except OSError as error:
         raise PermissionError(
             f"`{folder}` cannot be made ({error.strerror}). Name a folder where you may write."
@@ -63,7 +65,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o777 & ~umask)
-        os.replace(partial, folder)
+        if folder.exists():  # it may be a mount, a link or where somebody stands: it is filled, not replaced
+            for item in sorted(partial.iterdir()):
+                os.replace(item, folder / item.name)
+            partial.rmdir()
+        else:
+            os.replace(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         for parent in missing:  # nearest first: what was made for it goes with it

@@ -62,19 +62,9 @@ def sample_batches(
         )
     step = max(len(lines) / rows, 1.0)
     taken = [lines[int(i * step)] for i in range(min(rows, len(lines)))]
-    return [
-        dict(
-            tokenizer(
-                taken[start : start + batch],
-                truncation=True,
-                max_length=max_length,
-                padding=True,
-                return_tensors="pt",
-                return_token_type_ids=False,
-            )
-        )
-        for start in range(0, len(taken), batch)
-    ]
+    rows_of_ids = tokenizer(taken, truncation=True, max_length=max_length)["input_ids"]
+    padding = tokenizer.pad_token_id or 0  # decoders often have none; the mask hides it
+    return [_padded(rows_of_ids[start : start + batch], padding) for start in range(0, len(taken), batch)]
 
 
 def layer_importance(
@@ -176,6 +166,16 @@ def describe_sample(sample: Sample) -> str:
     rows = sum(len(batch["input_ids"]) for batch in sample)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in sample)
     return f"{rows:,} rows, {tokens:,} tokens"
+
+
+def _padded(rows: Sequence[Sequence[int]], padding: int) -> dict[str, Tensor]:
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), padding)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _scores(sums: Mapping[tuple[str, str, int | None], Tensor]) -> UnitScores:

@@ -26,7 +26,7 @@ def plan_student(
     teacher: PreTrainedModel,
     num_hidden_layers: int | None = None,
     *,
-    layers: str = "uniform",
+    layers: str | Sequence[int] = "uniform",
     hidden_size: int | None = None,
     intermediate_size: int | None = None,
     num_attention_heads: int | None = None,
@@ -73,6 +73,8 @@ def plan_student(
     config = text_config(teacher)
     family = family_of(config)
     require_cut(family, config, DEPTH)
+    layers = layers if isinstance(layers, str) else ",".join(map(str, layers))
+    sample = None if sample is None else list(sample)
     if weights not in ("teacher", "random"):
         raise ValueError(f"`weights` is {weights!r}; it must be `teacher` or `random`.")
     if width not in WIDTH_RULES:

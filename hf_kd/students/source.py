@@ -45,17 +45,11 @@ def load_source(
         ValueError: its family is not supported.
     """
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if adapter is None and _has_file(name_or_path, _ADAPTER, revision):
-        from peft import PeftConfig
-
-        base = PeftConfig.from_pretrained(name_or_path, revision=revision).base_model_name_or_path
-        if not base:
-            raise ValueError(
-                f"Adapter `{name_or_path}` does not say what its base is. Name the base, and this with `--adapter`."
-            )
-        return _merged(base, name_or_path, trust_remote_code=trust_remote_code)
+    base = adapter_base(name_or_path, revision) if adapter is None else None
+    if base is not None:
+        return _merged(base, name_or_path, revision, trust_remote_code=trust_remote_code)
     if adapter is not None:
-        return _merged(name_or_path, adapter, **hub)
+        return _merged(name_or_path, adapter, "main", **hub)
     config = source_config(name_or_path, **hub)
     model: PreTrainedModel = _class_of(config).from_pretrained(name_or_path, use_safetensors=True, **hub)
     return model.eval()
@@ -73,10 +67,26 @@ def source_config(name_or_path: str, **hub: Any) -> PreTrainedConfig:
     return config
 
 
-def source_skeleton(name_or_path: str, **hub: Any) -> PreTrainedModel | None:
-    """The model's shape without weights, to plan and check with; None for an adapter."""
-    if _has_file(name_or_path, _ADAPTER, hub.get("revision", "main")):
+def adapter_base(name_or_path: str, revision: str = "main") -> str | None:
+    """What a peft adapter adapts; None if this is no adapter.
+
+    Raises:
+        ValueError: the adapter does not say.
+    """
+    if not _has_file(name_or_path, _ADAPTER, revision):
         return None
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(name_or_path, revision=revision).base_model_name_or_path
+    if not base:
+        raise ValueError(
+            f"Adapter `{name_or_path}` does not say what its base is. Name the base, and this with `--adapter`."
+        )
+    return str(base)
+
+
+def source_skeleton(name_or_path: str, **hub: Any) -> PreTrainedModel:
+    """The model's shape without weights, to plan and check with."""
     config = source_config(name_or_path, **hub)
     with torch.device("meta"):
         skeleton: PreTrainedModel = _class_of(config)(config)
@@ -87,7 +97,10 @@ def load_tokenizer(name_or_path: str, **hub: Any) -> PreTrainedTokenizerBase | N
     """The tokenizer beside a model, or None if there is none."""
     try:
         return AutoTokenizer.from_pretrained(name_or_path, **hub)
-    except (OSError, ValueError):
+    except Exception as error:  # of many kinds, where a tokenizer's files are broken
+        files = ("tokenizer.json", "tokenizer_config.json")
+        if any(_has_file(name_or_path, file, hub.get("revision", "main")) for file in files):
+            raise ValueError(f"The tokenizer beside `{name_or_path}` cannot be read: {error}") from error
         return None
 
 
@@ -100,27 +113,28 @@ def _class_of(config: PreTrainedConfig) -> Any:
     return AutoModel
 
 
-def _merged(base: str, adapter: str, **hub: Any) -> PreTrainedModel:
+def _merged(base: str, adapter: str, adapter_revision: str, **hub: Any) -> PreTrainedModel:
     from peft import PeftConfig, PeftModel
 
     config = source_config(base, **hub)
-    task = PeftConfig.from_pretrained(adapter).task_type
+    task = PeftConfig.from_pretrained(adapter, revision=adapter_revision).task_type
     name = _PEFT_TASKS.get(str(getattr(task, "value", task)))
     more: dict[str, Any] = {}
-    labels = _label_count(adapter)
+    labels = _label_count(adapter, adapter_revision)
     if labels is not None and labels != config.num_labels:
         more["num_labels"] = labels
     loader = _class_of(config) if name is None else getattr(transformers, name)
     model = loader.from_pretrained(base, use_safetensors=True, **hub, **more)
-    merged: PreTrainedModel = PeftModel.from_pretrained(model, adapter, use_safetensors=True).merge_and_unload()
+    adapted = PeftModel.from_pretrained(model, adapter, revision=adapter_revision, use_safetensors=True)
+    merged: PreTrainedModel = adapted.merge_and_unload()
     merged.requires_grad_(True)
     logger.info(f"Adapter `{adapter}` is merged into `{base}`.")
     return merged.eval()
 
 
-def _label_count(adapter: str) -> int | None:
+def _label_count(adapter: str, revision: str) -> int | None:
     """Classes of the classifier saved with an adapter, or None if it has none."""
-    path = cached_file(adapter, _ADAPTER_WEIGHTS)
+    path = cached_file(adapter, _ADAPTER_WEIGHTS, revision=revision)
     with safe_open(path, framework="pt") as weights:
         for name in weights.keys():
             if name.endswith(_CLASSIFIERS):

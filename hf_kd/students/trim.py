@@ -46,7 +46,7 @@ def trim_vocabulary(
 
     Raises:
         ValueError: the tokenizer is not the model's, or what is asked for cannot be kept.
-        TypeError: a slow tokenizer, or neither text nor plan.
+        TypeError: a slow tokenizer, or not exactly one of text and plan.
 
     Source:
         Load What You Need, Abdaoui et al. (2020), arXiv:2010.05609.
@@ -55,6 +55,8 @@ def trim_vocabulary(
 
     config = text_config(model)
     check_own_tokenizer(config, tokenizer)
+    if plan is not None and (texts is not None or vocab_size is not None or coverage is not None or choices):
+        raise TypeError("Both a plan and what a plan is made of were given. Give one of the two.")
     if plan is None:
         if texts is None:
             raise TypeError("There is neither text to count nor a plan. Give `texts` and `vocab_size`, or `plan`.")

@@ -99,8 +99,9 @@ def _match_by_token(
         )
     )
     ids[~known] = _stand_in(others)
-    in_order = torch.equal(compared, torch.arange(len(compared)))
-    return VocabularyMatch(len(compared), None if in_order else compared, columns, ids)
+    in_order = torch.arange(len(compared))
+    own_columns, their_columns = (None if torch.equal(found, in_order) else found for found in (compared, columns))
+    return VocabularyMatch(len(compared), own_columns, their_columns, ids)
 
 
 def _difference(own: PreTrainedTokenizerBase, others: PreTrainedTokenizerBase) -> str | None:
