@@ -220,11 +220,11 @@ class DistillationTrainer(Trainer):
             self.distillation.detach()
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns that only the teacher reads, such as a BERT teacher's `token_type_ids`."""
+        """Keep the columns that only the teacher (`token_type_ids`, say) or a collator of ours reads."""
         super()._set_signature_columns_if_needed()
         if self.distillation is not None:
-            known = set(self._signature_columns)
-            self._signature_columns += sorted(self.distillation.teacher_inputs - known)
+            wanted = {*self.distillation.teacher_inputs, *getattr(self.data_collator, "columns", ())}
+            self._signature_columns += sorted(wanted - set(self._signature_columns))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Count the positions of every term over the whole optimizer step, on all processes."""
