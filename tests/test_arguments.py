@@ -215,7 +215,10 @@ def test_weights_below_0_or_without_end_are_refused(term, weight):
         ("`kd_relation_heads` is 0; it must be 1 or more.", {"kd_relation_heads": 0}),
         ("`kd_output_chunk_megabytes` is -1; it must be 0 or more.", {"kd_output_chunk_megabytes": -1}),
         ("`student_num_hidden_layers` is 0; a student needs 1 layer or more.", {"student_num_hidden_layers": 0}),
-        ("`student_layers` is 'middle'; it must be uniform, first, last or layers", {"student_layers": "middle"}),
+        (
+            "`student_layers` is 'middle'; it must be uniform, first, last, alternating or layers",
+            {"student_layers": "middle"},
+        ),
         ("`student_layers` is last, but `student_num_hidden_layers` does not say how", {"student_layers": "last"}),
         ("`student_layers` lists 2 layers but", {"student_layers": "0,3", "student_num_hidden_layers": 3}),
         ("`kd_layer_map` holds '3'; each item must be", {"kd_layer_map": "3"}),

@@ -69,7 +69,10 @@ def test_more_student_layers_than_the_teacher_has_are_refused():
         refused(message, choose_student_layers, rule, 7, 6)
     message = "The student asks for layer 6, but its teacher has 6 layers (0 to 5). Ask for fewer."
     refused(message, choose_student_layers, "0,6", None, 6)
-    message = "The number of student layers is missing. Set `student_num_hidden_layers`."
+    message = (
+        "The number of student layers is missing. Set `student_num_hidden_layers` (`hf-kd student`: "
+        "`--num-hidden-layers`)."
+    )
     refused(message, choose_student_layers, "uniform", None, 6)
 
 

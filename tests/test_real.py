@@ -4,7 +4,7 @@ import datasets
 import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
-from hf_kd import DistillationArguments, DistillationTrainer, cut_student
+from hf_kd import DistillationArguments, DistillationTrainer, build_student
 from hf_kd.evaluation.compare import CompareSettings, compare
 
 pytestmark = pytest.mark.real
@@ -65,8 +65,8 @@ def test_a_trained_teacher_teaches_by_name(teacher_folder, lines, tmp_path):
     assert abs(trainer.state.log_history[0]["kd_start_logits"]) < 1e-5, "the student is a copy of its teacher"
 
 
-def test_a_cut_student_is_measured_beside_its_trained_teacher(shared, teacher_folder, tmp_path):
-    student, _ = cut_student(AutoModelForMaskedLM.from_pretrained(teacher_folder), 4)
+def test_a_build_student_is_measured_beside_its_trained_teacher(shared, teacher_folder, tmp_path):
+    student, _ = build_student(AutoModelForMaskedLM.from_pretrained(teacher_folder), 4)
     student.save_pretrained(tmp_path / "student")
     AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(tmp_path / "student")
     data = {language: shared / "data" / "text" / f"{language}.txt" for language in ("hau", "swa")}

@@ -125,7 +125,7 @@ def test_an_empty_folder_is_filled_where_it_stands(tmp_path, monkeypatch):
 
 
 def test_a_broken_tokenizer_is_not_an_absent_one(tmp_path):
-    from hf_kd.students.source import load_tokenizer
+    from hf_kd.vocabulary.load import load_tokenizer
 
     models.model("bert").save_pretrained(tmp_path)
     assert load_tokenizer(str(tmp_path)) is None

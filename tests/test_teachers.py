@@ -125,6 +125,15 @@ def test_tokenizers_that_cut_text_differently_are_refused(folder):
         match_vocabularies(*pair(65, 70), own, str(folder))
 
 
+def test_a_teacher_without_a_tokenizer_is_compared_by_size_and_that_is_said(tmp_path, heard):
+    models.model("bert", vocab_size=70).save_pretrained(tmp_path)
+    assert match_vocabularies(*pair(), tokenizer(), str(tmp_path)).compared == 70
+    (tmp_path / "tokenizer.json").write_text("{")
+    assert match_vocabularies(*pair(), tokenizer(), str(tmp_path)).compared == 70
+    for why in ("(none lies there)", "cannot be read"):
+        assert f"No tokenizer can be read beside teacher `{tmp_path}`" in heard() and why in heard()
+
+
 def test_without_tokenizers_sizes_must_agree():
     assert match_vocabularies(*pair(), None, None).compared == 70
     with pytest.raises(

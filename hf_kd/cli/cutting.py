@@ -102,8 +102,9 @@ def _carry_out(request: Request, console: Console) -> None:
     from ..students import build_student, plan_student
     from ..students.report import size_table
     from ..students.sizes import planned_sizes, sizes_of
-    from ..students.source import adapter_base, load_source, load_tokenizer, source_skeleton
+    from ..students.source import adapter_base, load_source, source_skeleton
     from ..teachers import position_limit
+    from ..vocabulary.load import load_tokenizer
 
     hub: dict[str, Any] = {"revision": request.revision, "trust_remote_code": request.trust_remote_code}
     base = adapter_base(request.source, request.revision)

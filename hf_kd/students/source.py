@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 from transformers.utils import cached_file, logging
 
+from ..vocabulary.load import has_file
 from .families import family_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 logger = logging.get_logger(__name__)
 
@@ -73,7 +74,7 @@ def adapter_base(name_or_path: str, revision: str = "main") -> str | None:
     Raises:
         ValueError: the adapter does not say.
     """
-    if not _has_file(name_or_path, _ADAPTER, revision):
+    if not has_file(name_or_path, _ADAPTER, revision):
         return None
     from peft import PeftConfig
 
@@ -91,17 +92,6 @@ def source_skeleton(name_or_path: str, **hub: Any) -> PreTrainedModel:
     with torch.device("meta"):
         skeleton: PreTrainedModel = _class_of(config)(config)
     return skeleton
-
-
-def load_tokenizer(name_or_path: str, **hub: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model, or None if there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, **hub)
-    except Exception as error:  # of many kinds, where a tokenizer's files are broken
-        files = ("tokenizer.json", "tokenizer_config.json")
-        if any(_has_file(name_or_path, file, hub.get("revision", "main")) for file in files):
-            raise ValueError(f"The tokenizer beside `{name_or_path}` cannot be read: {error}") from error
-        return None
 
 
 def _class_of(config: PreTrainedConfig) -> Any:
@@ -140,17 +130,3 @@ def _label_count(adapter: str, revision: str) -> int | None:
             if name.endswith(_CLASSIFIERS):
                 return int(weights.get_slice(name).get_shape()[0])
     return None
-
-
-def _has_file(name_or_path: str, file: str, revision: str) -> bool:
-    return (
-        cached_file(
-            name_or_path,
-            file,
-            revision=revision,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        is not None
-    )

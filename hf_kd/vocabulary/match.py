@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..architecture import text_config
 from ..plans import VocabularyMatch
+from .load import load_tokenizer
 from .maps import same_pipeline, token_map
 
 if TYPE_CHECKING:
@@ -126,10 +127,12 @@ def _show(tokens: list[str]) -> str:
 
 def _load_tokenizer(name: str, **kwargs: Any) -> PreTrainedTokenizerBase | None:
     try:
-        return AutoTokenizer.from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
+        found, why = load_tokenizer(name, **kwargs), "none lies there"
+    except ValueError as error:
+        found, why = None, str(error)
+    if found is None:
         logger.warning(
-            f"No tokenizer can be read beside teacher `{name}` ({type(error).__name__}), so only the sizes of the "
-            "vocabularies are compared. Save the teacher with its tokenizer to be sure that token ids agree."
+            f"No tokenizer can be read beside teacher `{name}` ({why}), so only the sizes of the vocabularies are "
+            "compared. Save the teacher with its tokenizer to be sure that token ids agree."
         )
-        return None
+    return found
