@@ -49,7 +49,7 @@ def render(facts: RunFacts) -> ModelCard:
         facts=facts,
         teacher_id=_hub_ids([(facts.teacher or {}).get("hub_id")]),
         base_model=_hub_ids([facts.student.get("base_model")]),
-        kept=card_evaluation.summary(facts.evaluation),
+        kept=card_evaluation.summary(facts.evaluation, (facts.teacher or {}).get("parameters")),
         use=_use(facts),
         evaluation=card_evaluation.tables(facts.evaluation, inline),
         comparison_images=card_evaluation.pictures(facts.evaluation),

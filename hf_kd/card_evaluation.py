@@ -33,8 +33,13 @@ class CardTable:
     rows: tuple[tuple[str, ...], ...]
 
 
-def summary(evaluation: Evaluation | None) -> str:
-    """What the student keeps, in one sentence; nothing if it was not measured."""
+def summary(evaluation: Evaluation | None, teacher_parameters: object = None) -> str:
+    """What the student keeps, in a sentence; nothing if it was not measured.
+
+    Args:
+        evaluation: the comparison, or None.
+        teacher_parameters: of the teacher that it was distilled from, as far as known.
+    """
     if evaluation is None:
         return ""
     overall = evaluation.mean or evaluation.languages[0]
@@ -45,9 +50,12 @@ def summary(evaluation: Evaluation | None) -> str:
     cost, of_teacher = evaluation.student_cost, evaluation.teacher_cost
     where = f"mean of {len(evaluation.languages)} languages" if evaluation.mean else "in the one language measured"
     label = MEASURES[name].label.removesuffix(", %")
+    is_other = teacher_parameters not in (None, of_teacher.parameters)
+    whose = f"the score of a teacher of {of_teacher.parameters:,} parameters" if is_other else "its teacher's score"
+    aside = " It was compared with another teacher than the one that it was distilled from." if is_other else ""
     return (
-        f"It keeps {100 * kept.value:.1f} % of its teacher's score ({label}, {where}) with "
-        f"{100 * cost.parameters / of_teacher.parameters:.1f} % of its parameters."
+        f"It keeps {100 * kept.value:.1f} % of {whose} ({label}, {where}) with "
+        f"{100 * cost.parameters / of_teacher.parameters:.1f} % of its parameters.{aside}"
     )
 
 

@@ -48,7 +48,11 @@ def trim_sentence(trim: TrimPlan) -> str:
     """What a trimmed vocabulary keeps."""
     languages = ", ".join(f"{language} {share:.2%}" for language, share in trim.language_coverage.items())
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in trim.reasons.items())
+    wanted = trim.asked.get("vocab_size")
+    fewer = ""
+    if wanted and trim.size < wanted:
+        fewer = f" ({wanted:,} were asked for; no other occurs in the text, or fits)"
     return (
-        f"It keeps {trim.size:,} of the teacher's {trim.source_size:,} tokens ({reasons}), which make up "
+        f"It keeps {trim.size:,} of the teacher's {trim.source_size:,} tokens{fewer} ({reasons}), which make up "
         f"{trim.coverage:.2%} of the tokens of the corpus that was counted ({languages})."
     )

@@ -228,9 +228,11 @@ def test_what_was_measured_is_kept_for_the_weights_it_is_of(tmp_path):
 
 def test_a_measured_comparison_is_shown():
     text = card.compose(facts(evaluation=EVALUATION))
-    assert (
-        "It keeps 84.6 % of its teacher's score (masked tokens ranked first, in the one language measured) with" in text
-    )
+    said = "(masked tokens ranked first, in the one language measured) with 25.0 % of its parameters."
+    assert f"It keeps 84.6 % of the score of a teacher of 4,000 parameters {said}" in text
+    assert "compared with another teacher than the one that it was distilled from" in text
+    own = card.compose(facts(evaluation=EVALUATION, teacher={**test_card.TEACHER, "parameters": 4000}))
+    assert f"It keeps 84.6 % of its teacher's score {said}" in own and "another teacher" not in own
     assert "| sw | 300 | 22.0 (20.0 to 24.0) | 26.0 (24.0 to 28.0) | 84.6 (80.0 to 90.0) |" in text
     assert "| sw | 4 / 3.5 |" in text
     assert "hf-kd compare TEACHER STUDENT \\\n    --data sw=FILE \\\n    --seed 0\n```" in text

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from hf_kd import DistillationArguments, DistillationTrainer, facts_file, trim_vocabulary
 from hf_kd.card import inline
 from hf_kd.cli import app
-from hf_kd.plan_words import sentences
+from hf_kd.plan_words import sentences, trim_sentence
+from hf_kd.plans import TrimPlan
 from hf_kd.students import build_student
 from hf_kd.students.folder import PLAN_FILE, plan_from_json, plan_to_json, read_plan
 from hf_kd.students.source import load_source
@@ -263,6 +264,19 @@ def test_an_unsupported_family_is_refused_before_its_weights_load(tmp_path):
         "student",
         tmp_path / "teacher",
         tmp_path / "out",
+    )
+
+
+def test_a_misspelt_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("There is no folder `./afro-mni` here either.", "student", "./afro-mni", "out", *SHAPE)
+
+
+def test_fewer_tokens_than_asked_for_are_explained():
+    trim = TrimPlan((0, 1, 2), 9, "BPE", {"special": 3}, 1.0, {"hau": 1.0}, {"vocab_size": 7}, "")
+    assert (
+        "keeps 3 of the teacher's 9 tokens (7 were asked for; no other occurs in the text, or fits)"
+        in trim_sentence(trim)
     )
 
 

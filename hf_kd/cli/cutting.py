@@ -69,7 +69,8 @@ def carry_out(request: Request, console: Console) -> None:
         _check(request)
         _carry_out(request, console)
     except (ValueError, TypeError, OSError, HfHubHTTPError) as error:
-        fail(str(error))
+        elsewhere = "" if Path(request.source).exists() else f" There is no folder `{request.source}` here either."
+        fail(f"{error}{elsewhere}")
     except (SafetensorError, RuntimeError, KeyError) as error:  # a file cut short, an adapter of another model
         fail(f"`{request.adapter or request.source}` cannot be read as it is: {error}")
 
@@ -165,7 +166,7 @@ def _write(
         card.render(folder.absolute().name, plan, *sizes).save(partial / "README.md")
     console.print(size_table(*sizes))
     without = "" if tokenizer is not None else ", without a tokenizer, since none lies beside the teacher"
-    said = f"Student, plan, card and picture are in {folder}{without}."
+    said = f"Model, plan, card and picture are in {folder}{without}."
     console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
