@@ -247,6 +247,10 @@ def test_a_student_with_fewer_tokens_is_compared_on_those_shared(workshop, tmp_p
     (one,) = found.students["student"].languages
     assert one.fidelity["top1_agreement"].value == 1 and one.fidelity["kl"].value == pytest.approx(0, abs=1e-6)
     assert one.student["masked_accuracy"] == one.teacher["masked_accuracy"]
+    words = (workshop / "sw.txt").read_text().split()
+    unknown = sum(word not in own.get_vocab() for word in words)
+    said = f"{unknown:,} of {len(words):,}; both models read the student's tokens"
+    assert unknown and found.students["student"].settings["student's unknown tokens"] == said
 
 
 def test_an_adapter_is_compared_with_its_base_beneath(workshop, tmp_path):

@@ -156,9 +156,19 @@ def _evaluation(
         mean=average(summaries),
         student_cost=costs[student.name],
         teacher_cost=costs[teacher.name],
-        settings=_public(settings),
+        settings=_public(settings) | _unknown(rows, student, teacher),
         versions={"hf-kd": __version__, **{name: version(name) for name in ("transformers", "torch")}},
     )
+
+
+def _unknown(rows: Sequence[Rows], student: Contestant, teacher: Contestant) -> dict[str, object]:
+    """How much of the text a smaller vocabulary cannot spell."""
+    own, texts = student.tokenizer, [row for one in rows for row in one.rows if isinstance(row, str)]
+    if own.unk_token_id is None or not texts or own.get_vocab() == teacher.tokenizer.get_vocab():
+        return {}
+    ids = [token for row in own(texts, add_special_tokens=False)["input_ids"] for token in row]
+    unknown = ids.count(own.unk_token_id)
+    return {"student's unknown tokens": f"{unknown:,} of {len(ids):,}; both models read the student's tokens"}
 
 
 def _public(settings: CompareSettings) -> dict[str, object]:
