@@ -49,6 +49,7 @@ def render(facts: RunFacts) -> ModelCard:
         facts=facts,
         teacher_id=_hub_ids([(facts.teacher or {}).get("hub_id")]),
         base_model=_hub_ids([facts.student.get("base_model")]),
+        plan_teacher=_hub_ids([None if facts.plan is None else facts.plan.teacher]),
         kept=card_evaluation.summary(facts.evaluation, (facts.teacher or {}).get("parameters")),
         use=_use(facts),
         evaluation=card_evaluation.tables(facts.evaluation, inline),

@@ -100,7 +100,7 @@ def command(evaluation: Evaluation | None) -> tuple[str, ...]:
         word
         for name, value in evaluation.settings.items()
         if isinstance(value, (int, float))
-        for word in (flags.get(name, f"--{name.replace('_', '-')}"), f"{value:g}")
+        for word in (flags.get(name, f"--{name.replace('_', '-')}"), repr(value))
     ]
     return ("hf-kd", "compare", "TEACHER", "STUDENT", "--data", *data, *settings)
 

@@ -14,7 +14,7 @@ _METADATA = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re
 # Of a card without our marks: written by a machine, hence nobody's loss.
 _MACHINE_MADE = (
     "<!-- This model card has been generated automatically according to the information the Trainer had access to.",
-    "<!-- Provide a quick summary of what the model is/does. -->",
+    "# Model Card for Model ID",  # the Hub's template, its very title left blank
 )
 
 OWNED = ("base_model", "library_name", "model-index", "teacher", "teacher_revision")

@@ -24,6 +24,7 @@ LEFT_OUT = (
     "kd_projections.safetensors",
     "checkpoint-*",
     "runs/*",
+    "emissions.csv",
     "*.partial",
     ".*",
     "_*",

@@ -256,6 +256,13 @@ def test_what_the_hub_would_refuse_is_in_no_metadata(place):
     assert "Harmless" not in str(metadata(text(**PLACES[place]("Harmless!"))))
 
 
+def test_a_hostile_origin_of_a_plan_becomes_no_link():
+    hostile = dataclasses.replace(plain("comet").plan, teacher="a/b)\n\n# HACKED")
+    content = text(plan=hostile)
+    assert "HACKED" not in content and "a teacher that has no Hub id on record:" in content
+    assert "(https://huggingface.co/org/base)" in text(plan=dataclasses.replace(hostile, teacher="org/base"))
+
+
 def test_the_check_of_the_structure_can_fail():
     harmless = text()
     for injected in ("\n# Injected\n", "<b>", "`code`", "\n| a | b |\n|---|---|\n", "**b**", "\n\nnew paragraph"):

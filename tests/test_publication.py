@@ -203,6 +203,9 @@ def test_a_card_of_ones_own_is_kept_below_and_a_machines_is_not(tmp_path):
     ModelCard.from_template(ModelCard("---\nlicense: mit\n---\n").data).save(path)
     publication.regenerate(tmp_path)
     assert "Provide a quick summary" not in path.read_text()
+    filled = "# Model Card for my model\n\n<!-- Provide a quick summary of what the model is/does. -->\n\nMy own words."
+    path.write_text(filled)
+    assert publication.regenerate(tmp_path).read_text().rstrip().endswith(filled)
 
 
 def test_metadata_that_cannot_be_read_is_refused_and_left(tmp_path):

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..card import inline
 from ..plan_words import sentences
 from ..plans import StudentPlan
+from ..provenance import hub_id
 from .sizes import PARTS, Sizes
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "student_card.md"
@@ -23,7 +24,8 @@ def render(name: str, plan: StudentPlan, student: Sizes, teacher: Sizes) -> Mode
         student: its sizes.
         teacher: the teacher's.
     """
-    optional = {} if plan.teacher is None else {"base_model": plan.teacher}
+    teacher_id = hub_id(plan.teacher)
+    optional = {} if teacher_id is None else {"base_model": teacher_id}
     rows = [(label, f"{value:,}", f"{teacher.shape[label]:,}") for label, value in student.shape.items()]
     rows.append(("parameters", f"{student.total:,}", f"{teacher.total:,}"))
     rows += [(part, f"{student.parameters[part]:,}", f"{teacher.parameters[part]:,}") for part in PARTS]
@@ -33,6 +35,7 @@ def render(name: str, plan: StudentPlan, student: Sizes, teacher: Sizes) -> Mode
         template_path=str(TEMPLATE),
         title=inline(name),
         plan=plan,
+        teacher_id=teacher_id,
         sentences=sentences(plan),
         student=student,
         only_trimmed=plan.trim is not None and not plan.sizes and plan.weights == "teacher",
