@@ -5,7 +5,7 @@ is measured after 0, 100 and 500 steps on lines that nobody trained on.
 
     python examples/initialisation.py --bf16
 
-Cost: about 40 minutes on 2 CPU cores (with --bf16, if the processor has it), 2 GB of memory.
+Cost: with --bf16 it took about 80 minutes of two CPU cores that were busy with other work too; 3 GB of memory.
 Expect: any copied student at step 0 beats the random one at step 500 (15 to 22 % against 7 % masked accuracy); evenly
 spaced layers stay ahead of the first and of the important ones (25 % against 24 %). The table is in docs/students.md.
 Needs a teacher with its tokenizer and a text file a language; by default those of the folder HF_KD_SHARED.
